@@ -55,16 +55,22 @@ def convert(field: str, value: Any, hint: Any) -> Any:
         inner = [argument for argument in arguments if argument is not type(None)]
         if value is None or (value in ("", "none", "None") and type(None) in arguments):
             return None
+        if all(typing.get_origin(argument) is typing.Literal for argument in inner):
+            return _literal(field, value, tuple(word for one in inner for word in typing.get_args(one)))
         return convert(field, value, inner[0])
     if origin is typing.Literal:
-        if value in arguments:
-            return value
-        fix = closest(str(value), [str(argument) for argument in arguments]).strip() or "Choose one of those."
-        raise expected(field, "one of " + ", ".join(map(str, arguments)), value, fix)
+        return _literal(field, value, arguments)
     if origin is tuple:
         items = [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else list(value)
         return tuple(convert(field, item, arguments[0]) for item in items)
     return _CONVERTERS[hint](field, value) if hint in _CONVERTERS else value
+
+
+def _literal(field: str, value: Any, words: tuple[Any, ...]) -> Any:
+    if value in words:
+        return value
+    fix = closest(str(value), [str(word) for word in words]).strip() or "Choose one of those."
+    raise expected(field, "one of " + ", ".join(map(str, words)), value, fix)
 
 
 def _bool(field: str, value: Any) -> bool:

@@ -1,0 +1,50 @@
+# Two commands matter: `make demo` and `make test`. Each makes its own environment and is cheap to run again.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test fast lint format types contracts clean
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 6 minutes on 2 cores)
+	$(BIN)/ferry demo
+
+test: $(VENV)/.ferry-test ## Set up and run every check and every test
+	$(MAKE) --no-print-directory lint types contracts
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.ferry-test ## Run the fast tests only (under 90 seconds)
+	$(BIN)/python -m pytest -m "not slow and not integration"
+
+lint: $(VENV)/.ferry-test ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.ferry-test ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.ferry-test ## Check types
+	$(BIN)/mypy components pipelines
+
+contracts: $(VENV)/.ferry-test ## Check which room may import which
+	$(BIN)/lint-imports
+
+clean: ## Remove the environment and everything that the demo made
+	rm -rf $(VENV) .ferry build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Expected \`PYTHON\` to be Python 3.11 or newer, but got $$($(PYTHON) --version 2>&1). Run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ferry: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.ferry-test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.ferry

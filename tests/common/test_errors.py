@@ -1,0 +1,56 @@
+import errno
+
+import pytest
+from ferry.common.errors import FerryError, RetryableError, UserError, closest, disk_errors, expected, unknown
+
+
+def test_the_sentence_names_field_rule_value_and_fix():
+    error = expected("lr", "positive", -1.0, "Pass a number such as 0.1.")
+    assert str(error) == "Expected `lr` to be positive, but got -1.0. Pass a number such as 0.1."
+
+
+def test_exit_codes_say_whether_a_retry_can_help():
+    assert (UserError.exit_code, RetryableError.exit_code, FerryError.exit_code) == (2, 75, 1)
+
+
+def test_user_errors_are_value_errors_for_library_users():
+    assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("word", "suggestion"), [("fer2031", "fer2013"), ("rafdb2", "rafdb"), ("zzz", None)]
+)
+def test_unknown_suggests_the_closest_match_and_only_a_close_one(word, suggestion):
+    message = str(unknown("layout", word, ["fer2013", "rafdb"]))
+    assert repr(word) in message
+    if suggestion:
+        assert f"Did you mean '{suggestion}'?" in message
+    else:
+        assert "Did you mean" not in message
+        assert "fer2013, rafdb" in message
+
+
+def test_closest_is_empty_without_candidates():
+    assert closest("x", []) == ""
+
+
+def test_long_values_are_shortened():
+    assert len(str(expected("x", "short", "a" * 10_000, "Fix."))) < 400
+
+
+def test_a_full_disk_is_retryable_and_says_so():
+    with pytest.raises(RetryableError, match=r"Expected `disk` to be large enough for shard"):
+        with disk_errors("shard"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_forbidden_place_is_the_users_error():
+    with pytest.raises(UserError, match="writable"):
+        with disk_errors("shard"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_other_os_errors_pass_unchanged():
+    with pytest.raises(FileNotFoundError):
+        with disk_errors("shard"):
+            raise FileNotFoundError(errno.ENOENT, "gone")

@@ -1,0 +1,79 @@
+import json
+import logging
+
+import pytest
+from ferry.common import progress as module
+from ferry.common.progress import Progress, duration
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 100.0
+
+        def __call__(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(module.time, "monotonic", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0 s"), (3.21, "3.2 s"), (59, "59 s"), (75, "1 min 15 s"), (3600, "1 h 0 min")]
+)
+def test_durations_read_as_people_say_them(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_short_work_says_nothing(clock, caplog):
+    with caplog.at_level(logging.INFO, "ferry"), Progress("decoding", 10) as bar:
+        clock.now += 1
+        bar.advance(10)
+    assert not caplog.records
+
+
+def test_long_work_logs_rate_and_time_left_and_never_more_often_than_every_ten_seconds(clock, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ferry"), "propagate", True)
+    with caplog.at_level(logging.INFO, "ferry"), Progress("decoding", 100) as bar:
+        for _ in range(20):
+            clock.now += 1
+            bar.advance(2)
+        lines = [record.message for record in caplog.records]
+    assert len(lines) == 2
+    assert lines[0] == "decoding: 20/100 images, 2/s, 40 s left"
+
+
+def test_resumed_work_does_not_count_into_the_rate(clock):
+    bar = Progress("training", 100, start=50)
+    clock.now += 10
+    bar.advance(10)
+    assert bar.rate == pytest.approx(1.0)
+    assert bar.eta == pytest.approx(40.0)
+
+
+def test_the_state_file_is_whole_json_and_says_where_the_work_is(clock, tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    monkeypatch.setenv(module.STATE_VARIABLE, str(path))
+    with Progress("training", None, unit="steps") as bar:
+        clock.now += 3
+        bar.advance(6, note="loss 1.2")
+        state = json.loads(path.read_text())
+    assert state == {
+        "description": "training",
+        "done": 6,
+        "total": None,
+        "unit": "steps",
+        "rate": 2.0,
+        "eta_seconds": None,
+        "note": "loss 1.2",
+    }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_a_state_file_that_cannot_be_written_does_not_end_the_work(clock, tmp_path, monkeypatch):
+    monkeypatch.setenv(module.STATE_VARIABLE, str(tmp_path / "missing" / "state.json"))
+    with Progress("training", 2) as bar:
+        clock.now += 3
+        bar.advance(2)
+    assert bar.done == 2

@@ -1,0 +1,49 @@
+"""Doors of the room: unlabelled target faces, and a labelled holdout."""
+
+from kfp import dsl
+
+from ..common.images import image
+
+
+@dsl.component(base_image=image("slim"), install_kfp_package=False)
+def import_target(faces: dsl.Output[dsl.Dataset], source: str, layout: str = "auto", split: str = "train") -> None:
+    """Import unlabelled target faces; labels that the layout may have are dropped.
+
+    Args:
+        faces: The Faces artifact, without a label column.
+        source: Folder, file or s3://bucket/prefix, or an existing Faces folder.
+        layout: Name of the layout, or auto.
+        split: The split to take where the layout has several; empty takes all.
+    """
+    from ferry.common.stage import stage
+    from ferry.faces.stage import target_stage
+
+    with stage("import-target") as record:
+        faces.metadata.update(target_stage(source, faces.path, record, layout=layout, split=split))
+
+
+@dsl.component(base_image=image("slim"), install_kfp_package=False)
+def import_holdout(
+    faces: dsl.Output[dsl.Dataset],
+    target: dsl.Input[dsl.Dataset],
+    source: str = "",
+    layout: str = "auto",
+    split: str = "test",
+    allow_overlap: bool = False,
+) -> None:
+    """Import a labelled holdout, which only evaluation sees; without a source it is empty.
+
+    Args:
+        faces: The Faces artifact, with labels.
+        target: The target; a picture that is in both is an error.
+        source: Folder, file or s3://bucket/prefix, or an existing Faces folder; empty for none.
+        layout: Name of the layout, or auto.
+        split: The split to take where the layout has several; empty takes all.
+        allow_overlap: Whether pictures may be in both.
+    """
+    from ferry.common.stage import stage
+    from ferry.faces.stage import holdout_stage
+
+    with stage("import-holdout") as record:
+        options = {"layout": layout, "split": split, "allow_overlap": allow_overlap}
+        faces.metadata.update(holdout_stage(source, faces.path, target.path, record, **options))

@@ -1,0 +1,82 @@
+"""The import stages on artifacts: an unlabelled target, and a labelled holdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..common.stage import StageRecord
+from .duplicates import require_disjoint, shared_faces
+from .importing import import_faces
+from .report import ImportReport
+from .schema import EXPRESSIONS
+from .store import open_faces, open_unlabelled
+from .writer import write_faces
+
+
+def target_stage(source: str, output: Path | str, record: StageRecord, *, layout: str, split: str) -> dict[str, Any]:
+    """Imports unlabelled faces; a label that the layout may have is dropped before anything is written.
+
+    Args:
+        source: Folder, file, or s3://bucket/prefix.
+        output: The Faces folder to make.
+        record: Receives warnings and facts.
+        layout: Name of the layout, or auto.
+        split: The split to take; empty takes all.
+
+    Returns:
+        Metadata of the artifact.
+    """
+    # Copies between splits do not matter here: there is one split, and the holdout is compared on its own.
+    report = import_faces(source, output, layout, labels="drop", take=split, overlap="allow", overwrite=True)
+    return _describe(report, record)
+
+
+def holdout_stage(
+    source: str,
+    output: Path | str,
+    target: Path | str,
+    record: StageRecord,
+    *,
+    layout: str,
+    split: str,
+    allow_overlap: bool,
+) -> dict[str, Any]:
+    """Imports labelled faces and compares them with the target.
+
+    Args:
+        source: Folder, file, or s3://bucket/prefix; empty for an empty holdout.
+        output: The Faces folder to make.
+        target: The target's Faces folder.
+        record: Receives warnings and facts.
+        layout: Name of the layout, or auto.
+        split: The split to take; empty takes all.
+        allow_overlap: Whether a picture may be in both.
+
+    Returns:
+        Metadata of the artifact.
+
+    Raises:
+        UserError: A picture is in both, or the layout has no labels.
+    """
+    if not source:
+        record.warn("No holdout was given: the report can say nothing about accuracy.")
+        write_faces(output, {"test": []}, classes=EXPRESSIONS, provenance={"layout": "none"}, overwrite=True)
+        return {"images": 0, "labelled": True}
+    report = import_faces(source, output, layout, take=split, overlap="allow", overwrite=True)
+    training, holdout = open_unlabelled(target), open_faces(output)
+    if allow_overlap:
+        shared = len(shared_faces(training, holdout))
+        if shared:
+            record.warn(f"{shared:,} pictures of the holdout are in the target too; they were allowed.")
+    else:
+        require_disjoint(training, holdout)
+    return _describe(report, record)
+
+
+def _describe(report: ImportReport, record: StageRecord) -> dict[str, Any]:
+    for warning in report.warnings:
+        record.warn(warning)
+    record.facts.update(images=dict(report.images), skipped=dict(report.skipped))
+    digest = next(iter(report.digests.values()), "")
+    return {"images": sum(report.images.values()), "labelled": report.classes is not None, "digest": digest}

@@ -1,0 +1,42 @@
+"""The import of a source model on artifacts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..common.files import atomic_folder
+from ..common.stage import StageRecord
+from ..training.runs import download_model, is_registry_uri
+from .foreign import ForeignModel, pack_foreign
+from .sources import load_source
+
+
+def import_model_stage(source: str, output: Path | str, record: StageRecord, trust: bool = False) -> dict[str, Any]:
+    """Copies a source model into the run and opens it once, so that a wrong one is found before anything is trained.
+
+    Args:
+        source: Folder of a Ferry model, ONNX or TorchScript file with its sidecar, or ``models:/NAME@ALIAS``.
+        output: The folder to make.
+        record: Receives warnings and facts.
+        trust: Whether a TorchScript file may be opened; it runs code.
+
+    Returns:
+        Metadata of the artifact.
+
+    Raises:
+        UserError: There is no such model, or it is damaged or not described.
+    """
+    path = download_model(source) if is_registry_uri(source) else Path(source).expanduser()
+    model = load_source(path, trust)
+    if isinstance(model, ForeignModel):
+        pack_foreign(model, output)
+        if model.feature_kind == "logits":
+            record.warn("The source model exposes no features: its logits are clustered instead.")
+    else:
+        with atomic_folder(output) as folder:
+            shutil.copytree(path, folder, dirs_exist_ok=True)
+    load_source(output, trust)
+    record.facts.update(classes=list(model.classes), input_size=model.input_size, digest=model.digest)
+    return {"classes": ", ".join(model.classes), "digest": model.digest}

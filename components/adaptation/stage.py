@@ -1,0 +1,106 @@
+"""The adaptation stages on artifacts: AdaBN, and CluP's fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.checkpoints import checkpoint_path
+from ..common.files import digest_of
+from ..common.parameters import from_mapping
+from ..common.stage import StageRecord
+from ..faces import open_unlabelled
+from ..faces.pseudo_labels import PseudoLabels
+from ..networks import Classifier, load_encoder, load_source
+from ..networks.saved import is_saved_model, save_model
+from ..networks.trained import save_trained, skip_model
+from ..training import open_tracker
+from .adabn import adabn
+from .clup import fine_tune, start_network
+from .config import FinetuningConfig
+
+
+def adabn_stage(target: Path | str, source: Path | str, output: Path | str, record: StageRecord) -> None:
+    """Adapts the statistics of a source model, or says why that cannot be done.
+
+    Args:
+        target: Unlabelled faces.
+        source: The source model.
+        output: Folder of the classifier to write.
+        record: Receives warnings.
+    """
+    faces = open_unlabelled(target)
+    classifier = load_source(source).classifier
+    if classifier is None:
+        reason = "The source is a foreign model: its statistics cannot be re-estimated."
+        record.warn(f"No AdaBN row. {reason}")
+        skip_model(output, reason)
+        return
+    size, channels = classifier.architecture.input_size, classifier.architecture.channels
+    adapted = adabn(classifier, faces.pixels(size, channels))
+    lineage = {"source": classifier.info.digest, "target": faces.digest}
+    save_model(adapted, output, method="adabn", lineage=lineage)
+
+
+def fine_tuning_stage(
+    inputs: Mapping[str, Path | str], output: Path | str, record: StageRecord, **choices: Any
+) -> None:
+    """Runs CluP's third stage.
+
+    Args:
+        inputs: Paths of ``target`` (unlabelled faces), ``source`` (the source model), ``pretrained`` (an encoder, may
+            be a skipped one) and ``labels`` (pseudo-labels).
+        output: Folder of the classifier to write.
+        record: Receives facts.
+        **choices: Fields of :class:`FinetuningConfig`.
+
+    Raises:
+        UserError: The inputs do not fit each other.
+        TrainingDiverged: The loss is not finite.
+    """
+    config = from_mapping(FinetuningConfig, choices, "finetuning_")
+    faces = open_unlabelled(inputs["target"])
+    labels = PseudoLabels.load(inputs["labels"]).align(faces.keys)
+    source = load_source(inputs["source"])
+    encoder = load_encoder(inputs["pretrained"]) if is_saved_model(inputs["pretrained"]) else None
+    pixels = faces.pixels(*_input_shape(config, source.classifier, encoder))
+    network = start_network(
+        config, source=source.classifier, encoder=encoder, target=pixels, classes=labels.classes
+    )
+    rows = np.flatnonzero(labels.columns.kept)
+    used = encoder if config.start == "pretrained" else None
+    lineage = {
+        "source": source.digest,
+        "target": faces.digest,
+        "labels": digest_of([list(labels.keys), labels.columns.label, labels.columns.kept]),
+        "pretrained": used.info.digest if used is not None else "none",
+    }
+    determined_by: dict[str, Any] = {"config": asdict(config), **lineage}
+    tracker = open_tracker("fine-tuning")
+    try:
+        result = fine_tune(
+            network,
+            np.ascontiguousarray(pixels[rows]),
+            labels.columns.label[rows],
+            config,
+            checkpoint=checkpoint_path("fine-tuning", determined_by),
+            tracker=tracker,
+        )
+    finally:
+        tracker.close()
+    settings = {**asdict(config), "learning_rate": config.peak_learning_rate, "epochs": config.epochs_for(len(rows))}
+    save_trained(network.cpu().eval(), output, result, method="clup", lineage=lineage, settings=settings)
+    record.facts.update(kept=len(rows), steps=result.steps)
+
+
+def _input_shape(config: FinetuningConfig, classifier: Classifier | None, encoder: Any) -> tuple[int, int]:
+    """Returns input size and channels of the network that will be fine-tuned."""
+    of_source = config.start in ("source", "adabn") or encoder is None
+    owner = classifier if of_source and classifier is not None else encoder
+    if owner is None:
+        return 48, 1
+    return owner.architecture.input_size, owner.architecture.channels

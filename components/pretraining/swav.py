@@ -1,0 +1,126 @@
+"""SwAV: swapped prediction between views through online codes.
+
+Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from ..networks import Encoder, Normalisation
+from ..training import Batch, Method
+from ..training.distributed import all_gather_rows, all_reduce_sum, rank, world_size
+from ..training.views import MultiCrop
+from .collapse import CollapseWatch, health
+from .config import FOREVER, PretrainingConfig
+from .crops import normalised_crops
+from .modules import ProjectedEncoder, Prototypes
+from .sinkhorn import sinkhorn
+
+
+def swapped_prediction_loss(scores: Sequence[Tensor], codes: Sequence[Tensor], temperature: float) -> Tensor:
+    """Returns SwAV's loss (eq. 1 and 2, with multi-crop as in section 3.3).
+
+    Every code is predicted from every other view; the mean runs over pairs and images.
+
+    Args:
+        scores: One tensor per view, float [B, K]: cosines with the prototypes.
+        codes: One tensor per assign view, float [B, K], rows sum to 1; codes[a] belongs to scores[a].
+        temperature: Softmax temperature.
+
+    Returns:
+        Scalar, float32.
+    """
+    views = len(scores)
+    log_normalisers = [torch.logsumexp(score.float() / temperature, dim=1) for score in scores]
+    # sum_k q_k log p_k = sum_k q_k s_k / tau - logsumexp(s / tau), because codes sum to 1: one pass instead of three.
+    total = scores[0].new_zeros((), dtype=torch.float32)
+    for index, code in enumerate(codes):
+        for view in range(views):
+            if view != index:
+                agreement = (code * scores[view].float()).sum(1) / temperature
+                total = total + (log_normalisers[view] - agreement).mean()
+    return total / (len(codes) * (views - 1))
+
+
+class SwAV(Method):
+    """SwAV as a method of the training loop; the queue is part of its state.
+
+    Args:
+        encoder: The encoder to pretrain.
+        normalisation: Normalisation of the encoder's input.
+        crops: The views of an image.
+        config: Complete settings (see :func:`ferry.pretraining.resolve`).
+    """
+
+    queue: Tensor
+    queue_filled: Tensor
+
+    def __init__(
+        self, encoder: Encoder, normalisation: Normalisation, crops: MultiCrop, config: PretrainingConfig
+    ) -> None:
+        super().__init__()
+        self.config, self.crops, self.normalisation = config, crops, normalisation
+        self.network = ProjectedEncoder(encoder, config)
+        learn = config.freeze_prototypes_steps != FOREVER
+        self.prototypes = Prototypes(config.projector_output, config.prototypes, learn)
+        self.assign_views = 2
+        self.register_buffer("queue", torch.zeros(self.assign_views, config.queue, config.projector_output))
+        self.register_buffer("queue_filled", torch.zeros((), dtype=torch.long))
+        self._watch = CollapseWatch(config.prototypes)
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns the loss of this process's rows and the signs of health."""
+        crops = normalised_crops(batch, self.crops, self.normalisation)
+        embeddings = self.network(crops)
+        frozen = batch.step < self.config.freeze_prototypes_steps
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            scores = [self.prototypes(embedding, frozen) for embedding in embeddings]
+            codes = [self._codes(view, scores[view], batch.step) for view in range(self.assign_views)]
+            loss = swapped_prediction_loss(scores, codes, self.config.temperature)
+        self._remember(embeddings[: self.assign_views])
+        with torch.no_grad():
+            signs = asdict(health(embeddings[0].detach(), codes[0]))
+        return {"loss": loss, **{name: loss.new_tensor(value) for name, value in signs.items()}}
+
+    def after_step(self, batch: Batch) -> None:
+        """Brings the prototypes back onto the sphere."""
+        self.prototypes.normalise()
+
+    def watch(self, record: dict[str, float]) -> None:
+        """Stops a collapsed training.
+
+        Raises:
+            TrainingDiverged: The training has collapsed.
+        """
+        self._watch.look(record)
+
+    @property
+    def queue_in_use(self) -> bool:
+        """Whether the queue is full: a half-filled one would pull the codes towards zeros."""
+        return self.config.queue > 0 and int(self.queue_filled) >= self.config.queue
+
+    @torch.no_grad()
+    def _codes(self, view: int, scores: Tensor, step: int) -> Tensor:
+        """Returns the codes of this process's rows; the queue only widens the transport problem."""
+        problem = scores.detach()
+        if self.queue_in_use and step >= self.config.queue_start_steps:
+            share = self.queue[view][rank() :: world_size()]  # every process contributes its part of the queue once
+            problem = torch.cat([problem, self.prototypes(share)])
+        all_reduce = all_reduce_sum if world_size() > 1 else None
+        codes = sinkhorn(problem, self.config.epsilon, self.config.sinkhorn_iterations, all_reduce=all_reduce)
+        return codes[: len(scores)]
+
+    @torch.no_grad()
+    def _remember(self, embeddings: Sequence[Tensor]) -> None:
+        """Puts the global batch in front of the queue."""
+        if self.config.queue == 0 or not self.training:
+            return
+        for view, embedding in enumerate(embeddings):
+            rows = all_gather_rows(embedding.detach())[: self.config.queue]
+            self.queue[view] = torch.cat([rows, self.queue[view][: self.config.queue - len(rows)]])
+        self.queue_filled += len(rows)

@@ -1,0 +1,65 @@
+"""How a source model is made from labelled faces: plain supervised training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..common.errors import expected
+from ..networks import Classifier
+from ..training import LoopConfig, Tracker, TrainResult, train
+from ..training.supervised import Supervised
+from ..training.views import finetune
+from .config import SourceConfig
+
+
+def train_supervised(
+    network: Classifier,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    config: SourceConfig,
+    *,
+    checkpoint: Path | None = None,
+    tracker: Tracker | None = None,
+) -> TrainResult:
+    """Trains a classifier on labelled faces, in place: label-smoothed cross-entropy, SGD, one cycle.
+
+    Args:
+        network: The classifier; trained afterwards.
+        pixels: Faces, uint8 [N, C, H, W].
+        labels: int64 [N], or float [N, classes] for soft ones.
+        config: Settings.
+        checkpoint: Where the state is kept, for resuming.
+        tracker: Receives metrics.
+
+    Raises:
+        UserError: Fewer than two faces, or one class only.
+        TrainingDiverged: The loss is not finite.
+    """
+    if len(pixels) < 2 or len(np.unique(labels if labels.ndim == 1 else labels.argmax(1))) < 2:
+        got = f"{len(pixels)} faces of {len(np.unique(labels))} class(es)"
+        raise expected("faces", "at least two faces of two classes", got, "Add labelled faces.")
+    method = Supervised(
+        network,
+        torch.from_numpy(labels),
+        network.normalisation.mean,
+        network.normalisation.std,
+        finetune(pixels.shape[-1]),
+        mixup=config.mixup,
+        label_smoothing=config.label_smoothing,
+    )
+    loop = LoopConfig(
+        epochs=config.epochs,
+        batch_size=min(config.batch_size, len(pixels)),
+        learning_rate=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=True,
+        weight_decay=config.weight_decay,
+        schedule="one_cycle",
+        warmup_epochs=config.warmup * config.epochs,
+        precision=config.precision,  # type: ignore[arg-type]
+        seed=config.seed,
+    )
+    return train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name="source training")

@@ -1,0 +1,173 @@
+"""One crash-safe file that holds all of a training, and the one before it."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle  # only the name of the error that torch.load raises; nothing is unpickled here
+import re
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common.errors import UserError, expected
+from ..common.files import atomic_file
+
+logger = logging.getLogger("ferry")
+
+FORMAT = 1
+_DAMAGE = (
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,  # a damaged zip header can name an unknown compression
+)
+
+
+class Checkpoint:
+    """Reads and writes a training's checkpoint.
+
+    A checkpoint is written to a temporary file in the same folder, synced and renamed, so that a killed process or a
+    full disk leaves the old one whole. The one before is kept as ``NAME.previous``.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.previous = self.path.with_name(self.path.name + ".previous")
+
+    def load(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the newest good checkpoint, None where there is none.
+
+        Args:
+            identity: What the training is; a checkpoint of another one is refused.
+
+        Raises:
+            UserError: All checkpoints are damaged, or they belong to another training.
+        """
+        self._remove_leftovers()
+        damaged = []
+        for path in (self.path, self.previous):
+            if not path.exists():
+                continue
+            try:
+                content = read_checkpoint(path)
+            except UserError:
+                raise
+            except _DAMAGE as error:
+                logger.warning("The checkpoint %s is damaged (%s).", path, _short(error))
+                damaged.append(path)
+                continue
+            _check_identity(path, content["identity"], identity)
+            if path == self.previous:
+                logger.warning("Going on from the checkpoint before it, %s.", path)
+            return content
+        if damaged:
+            files = " and ".join(map(str, damaged))
+            raise expected("checkpoint", "readable", f"damaged: {files}", "Delete it to start this training again.")
+        return None
+
+    def save(self, content: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and keeps the one before.
+
+        Args:
+            content: Tensors, numbers, texts, lists and dicts of those; with ``identity``.
+
+        Raises:
+            RetryableError: The disk is full; both older checkpoints are as they were.
+            UserError: The folder cannot be written.
+        """
+        buffer = io.BytesIO()  # torch.save into a file hides the reason of a failed write
+        torch.save({"format": FORMAT, **content}, buffer)
+        with atomic_file(self.path) as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+            self._keep_current()
+
+    def _keep_current(self) -> None:
+        """Makes the present file also the previous one; it never goes away in between."""
+        if not self.path.exists():
+            return
+        temporary = self.previous.with_name(f".{self.previous.name}.{os.getpid():08d}")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.path, temporary)
+        except OSError:  # a file system without hard links
+            with atomic_file(self.previous) as file, open(self.path, "rb") as source:
+                shutil.copyfileobj(source, file)
+            return
+        os.replace(temporary, self.previous)
+
+    def _remove_leftovers(self) -> None:
+        """Removes temporary files that a killed process left behind."""
+        if not self.path.parent.is_dir():
+            return
+        name = re.compile(rf"\.{re.escape(self.path.name)}(\.previous)?\.[a-z0-9_]{{8,}}")
+        for entry in self.path.parent.iterdir():
+            if name.fullmatch(entry.name):
+                entry.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint whole, with its checksums, as tensors on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        zipfile.BadZipFile: It is damaged. Other errors of torch.load are possible too.
+    """
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()  # torch.load itself does not look at the checksums
+        if broken is not None:
+            raise zipfile.BadZipFile(f"wrong checksum in {broken}")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+        raise ValueError("not a checkpoint of a training")
+    if content.get("format") != FORMAT:
+        fix = "Delete it to start this training again, or use the version of Ferry that wrote it."
+        raise expected("checkpoint", f"of format {FORMAT}", f"{path} of format {content.get('format')}", fix)
+    return content
+
+
+def _check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises an error that names each difference between two descriptions of a training."""
+    found, wanted = _flat(found), _flat(wanted)
+    names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if names:
+        pairs = [f"{name} {_word(found.get(name))} there, {_word(wanted.get(name))} here" for name in names]
+        fix = "Delete the file to start again, or run with the settings and data that it was made with."
+        raise expected("checkpoint", "of this training", f"{path} with {'; '.join(pairs[:8])}", fix)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result.update(_flat(value, f"{prefix}{name}."))
+        else:
+            result[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return result
+
+
+def _word(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,79 @@
+"""What a checkpoint belongs to, and how every process gets it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..common.files import finite
+from . import distributed
+from .checkpoint import Checkpoint
+from .config import LoopConfig
+from .method import Method
+
+_WHOLE_UP_TO = 1 << 30
+_CHUNK = 16 << 20
+
+
+def digest_of_pixels(pixels: np.ndarray) -> str:
+    """Returns the SHA-256 (hex) of shape and content; above 1 GiB of evenly spaced images that make up 1 GiB.
+
+    Args:
+        pixels: uint8 [N, C, H, W].
+    """
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    stride = -(-pixels.nbytes // _WHOLE_UP_TO)
+    rows = max(1, _CHUNK * pixels.shape[0] // max(pixels.nbytes, 1)) * stride
+    for start in range(0, len(pixels), rows):
+        digest.update(pixels[start : start + rows : stride].tobytes())
+    return digest.hexdigest()
+
+
+def identity_of(method: Method, pixels: np.ndarray, config: LoopConfig, name: str) -> dict[str, Any]:
+    """Returns what makes a training this one: its name, settings, method and images."""
+    identity = {
+        "name": name,
+        **config.identity(),
+        "method": {"class": type(method).__name__, **method.describe()},
+        "data": {"shape": list(pixels.shape), "digest": digest_of_pixels(pixels)},
+    }
+    plain: dict[str, Any] = finite(identity)
+    return plain
+
+
+def load_shared(
+    checkpoint: Checkpoint | None, identity: Mapping[str, Any], device: torch.device
+) -> dict[str, Any] | None:
+    """Returns the checkpoint's content in every process; only process 0 needs to see the file.
+
+    Args:
+        checkpoint: None for a training without one.
+        identity: Of this training.
+        device: Of this training.
+
+    Raises:
+        UserError: The checkpoint is damaged or of another training.
+        RetryableError: In the other processes, when process 0 failed.
+    """
+    if checkpoint is None:
+        return None
+    if distributed.world_size() == 1:
+        return checkpoint.load(identity)
+    if distributed.rank() > 0:
+        received = distributed.broadcast_bytes(b"", device)
+        return torch.load(io.BytesIO(received), map_location="cpu", weights_only=True) if received else None
+    try:
+        content = checkpoint.load(identity)
+    except BaseException:
+        distributed.broadcast_bytes(None, device)
+        raise
+    buffer = io.BytesIO()
+    if content is not None:
+        torch.save(content, buffer)
+    distributed.broadcast_bytes(buffer.getvalue(), device)
+    return content

@@ -1,0 +1,239 @@
+"""Checkpoints that are damaged, foreign, half written or on a full disk."""
+
+import os
+import pickle
+import runpy
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ferry.common import files
+from ferry.common.errors import RetryableError, UserError
+from ferry.training import train
+from ferry.training.checkpoint import Checkpoint, read_checkpoint
+
+toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
+IDENTITY = {"name": "training", "epochs": 3}
+
+
+def content(step):
+    return {"identity": IDENTITY, "step": step, "method": {"weight": torch.full((50,), float(step))}}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """A checkpoint of step 2 with the one of step 1 before it."""
+    checkpoint = Checkpoint(tmp_path / "run" / "c.pt")
+    checkpoint.save(content(1))
+    checkpoint.save(content(2))
+    return checkpoint
+
+
+def test_the_newest_is_read_and_the_one_before_is_kept(pair):
+    assert pair.load(IDENTITY)["step"] == 2
+    assert read_checkpoint(pair.previous)["step"] == 1
+    pair.save(content(3))
+    assert (read_checkpoint(pair.path)["step"], read_checkpoint(pair.previous)["step"]) == (3, 2)
+    assert sorted(entry.name for entry in pair.path.parent.iterdir()) == ["c.pt", "c.pt.previous"]
+
+
+def test_without_a_file_there_is_nothing(tmp_path):
+    assert Checkpoint(tmp_path / "none" / "c.pt").load(IDENTITY) is None
+
+
+def test_any_truncation_falls_back_with_a_warning(pair, caplog):
+    whole = pair.path.read_bytes()
+    for length in [0, 1, 10, *range(100, len(whole), 211), len(whole) - 1]:
+        pair.path.write_bytes(whole[:length])
+        caplog.clear()
+        assert pair.load(IDENTITY)["step"] == 1, length
+        assert f"{pair.path} is damaged" in caplog.text
+        assert str(pair.previous) in caplog.text
+
+
+def test_any_changed_byte_is_noticed_or_harmless(pair):
+    whole = pair.path.read_bytes()
+    for place in range(0, len(whole), 37):
+        changed = bytearray(whole)
+        changed[place] ^= 0x5A
+        pair.path.write_bytes(changed)
+        try:
+            found = pair.load(IDENTITY)
+        except UserError as error:  # the identity or the format itself was hit
+            assert "checkpoint" in str(error)
+            continue
+        assert torch.equal(found["method"]["weight"], torch.full((50,), float(found["step"]))), place
+
+
+def test_a_missing_newest_falls_back(pair):
+    pair.path.unlink()
+    assert pair.load(IDENTITY)["step"] == 1
+
+
+def test_two_damaged_files_are_named_with_the_way_out(pair):
+    for path in (pair.path, pair.previous):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"`checkpoint`.*readable.*damaged") as caught:
+        pair.load(IDENTITY)
+    assert str(pair.path) in str(caught.value)
+    assert str(pair.previous) in str(caught.value)
+    assert "Delete" in str(caught.value)
+
+
+def test_another_training_is_refused_with_what_differs(pair):
+    with pytest.raises(UserError) as caught:
+        pair.load({"name": "training", "epochs": 5, "method": {"views": 4}})
+    message = str(caught.value)
+    for part in (str(pair.path), "epochs 3 there, 5 here", "method.views None there, 4 here", "Delete the file"):
+        assert part in message
+    assert "name training" not in message
+
+
+def test_pickled_objects_are_never_loaded(pair):
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(pair.path.parent / "trapped"),))
+
+    torch.save({"format": 1, "identity": IDENTITY, "trap": Trap()}, pair.path)
+    assert pair.load(IDENTITY)["step"] == 1
+    pair.path.write_bytes(pickle.dumps(Trap()))
+    assert pair.load(IDENTITY)["step"] == 1
+    assert not (pair.path.parent / "trapped").exists()
+
+
+def test_another_format_is_refused_not_called_damaged(pair):
+    torch.save({"format": 99, "identity": IDENTITY}, pair.path)
+    with pytest.raises(UserError, match=r"of format 1.*of format 99"):
+        pair.load(IDENTITY)
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(pair):
+    folder = pair.path.parent
+    for name in (
+        ".c.pt.abcd1234",
+        ".c.pt.previous.00004711",
+        ".c.pt.previous.abcdefg_",
+        ".other.pt.abcd1234",
+        "c.pt.bak",
+    ):
+        (folder / name).touch()
+    pair.load(IDENTITY)
+    assert sorted(entry.name for entry in folder.iterdir()) == [
+        ".other.pt.abcd1234",
+        "c.pt",
+        "c.pt.bak",
+        "c.pt.previous",
+    ]
+
+
+def test_without_hard_links_the_previous_one_is_a_copy(pair, monkeypatch):
+    def refuse(*names):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    pair.save(content(3))
+    assert (read_checkpoint(pair.path)["step"], read_checkpoint(pair.previous)["step"]) == (3, 2)
+
+
+def full_disk(monkeypatch):
+    """Makes temporary files live on /dev/full, where the kernel itself refuses every write."""
+    monkeypatch.setattr(
+        files.tempfile,
+        "mkstemp",
+        lambda prefix, dir: (os.open("/dev/full", os.O_WRONLY), str(Path(dir) / f"{prefix}full")),
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_can_be_retried_and_keeps_both_checkpoints(pair, monkeypatch):
+    with monkeypatch.context() as patch:
+        full_disk(patch)
+        with pytest.raises(
+            RetryableError, match=r"`disk`.*No space left on device.*run the same command again"
+        ) as caught:
+            pair.save(content(3))
+    assert caught.value.exit_code == 75
+    assert (read_checkpoint(pair.path)["step"], read_checkpoint(pair.previous)["step"]) == (2, 1)
+    assert sorted(entry.name for entry in pair.path.parent.iterdir()) == ["c.pt", "c.pt.previous"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_training_on_a_full_disk_goes_on_later_to_the_same_end(tmp_path, monkeypatch):
+    path, whole = tmp_path / "c.pt", toy.once(None)
+    saves = []
+    real = Checkpoint.save
+
+    def save(self, state):
+        saves.append(state["step"])
+        if len(saves) == 6:
+            full_disk(monkeypatch)
+        real(self, state)
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    with pytest.raises(RetryableError, match="`disk`"):
+        toy.once(path)
+    monkeypatch.undo()
+    again = toy.once(path)
+    assert again["resumed_from"] == saves[4]
+    assert (again["state"], again["history"]) == (whole["state"], whole["history"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs the right to mount")
+def test_a_really_full_file_system(tmp_path):
+    disk = Path(tempfile.mkdtemp(dir=tmp_path))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        checkpoint = Checkpoint(disk / "c.pt")
+        checkpoint.save(content(1))
+        checkpoint.save(content(2))
+        big = {**content(3), "bank": torch.zeros(500_000)}
+        with pytest.raises(RetryableError, match="No space left"):
+            checkpoint.save(big)
+        assert checkpoint.load(IDENTITY)["step"] == 2
+        assert read_checkpoint(checkpoint.previous)["step"] == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_of_other_settings_data_or_method_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    toy.once(path)
+    with pytest.raises(UserError, match=r"learning_rate 0.05 there, 0.06 here"):
+        toy.once(path, learning_rate=0.06)
+    with pytest.raises(UserError, match=r"data.digest .* there"):
+        train(toy.Toy(), toy.toy_pixels(seed=1), toy.settings(), checkpoint=path)
+    with pytest.raises(UserError, match=r"method.global_term False there, True here"):
+        train(toy.Toy(global_term=True), toy.toy_pixels(), toy.settings(), checkpoint=path)
+    with pytest.raises(UserError, match=r"name training there, other here"):
+        train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=path, name="other")
+    other = toy.Toy()
+    other.head = torch.nn.Linear(8, 4)
+    with pytest.raises(UserError, match=r"of this method.*head"):
+        train(other, toy.toy_pixels(), toy.settings(), checkpoint=path)
+
+
+def test_settings_that_do_not_change_the_result_may_change(tmp_path):
+    path = tmp_path / "c.pt"
+    first = toy.once(path)
+    again = toy.once(path, checkpoint_seconds=30.0, log_every_steps=5, device="cpu")
+    assert again["state"] == first["state"]
+
+
+def test_the_digest_of_pixels_sees_shape_and_content():
+    from ferry.training.resume import digest_of_pixels
+
+    pixels = toy.toy_pixels()
+    changed = pixels.copy()
+    changed[-1, 0, 7, 7] ^= 1
+    assert digest_of_pixels(pixels) == digest_of_pixels(np.array(pixels))
+    assert digest_of_pixels(pixels) != digest_of_pixels(changed)
+    assert digest_of_pixels(pixels) != digest_of_pixels(pixels.reshape(25, 2, 8, 8))

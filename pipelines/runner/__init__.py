@@ -1,1 +1,7 @@
-"""To be filled."""
+"""Runs pipelines on this machine: one home, one run at a time, every run recorded in ``run.json``."""
+
+from .home import Home
+from .local import RunResult, run_local
+from .record import RunRecord, TaskRecord, load_record
+
+__all__ = ["Home", "RunRecord", "RunResult", "TaskRecord", "load_record", "run_local"]

@@ -1,0 +1,202 @@
+"""The evaluation stage on artifacts: every model on the same faces, metrics and the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..common.errors import expected
+from ..common.files import read_json
+from ..common.stage import FOLDER_VARIABLE, StageRecord
+from ..faces import LabelledFaces, UnlabelledFaces, open_faces, open_unlabelled
+from ..faces.pseudo_labels import PseudoLabels
+from ..networks import load_source
+from ..networks.trained import load_training, skipped_reason
+from ..training import open_tracker
+from .evaluate import Evaluation
+from .record import History, PseudoLabelData
+from .report import ReportData, ReportRow, write_report
+
+METRICS_FILE = "metrics.json"
+_SCALARS = ("accuracy", "mean_class_accuracy", "min_class_accuracy", "class_std", "ece")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the stage hands to the Kubeflow UI.
+
+    Attributes:
+        scalars: Finite numbers by name.
+        classes: Class names.
+        matrix: Confusion matrix of the adapted model, rows are true classes; empty without labels.
+    """
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    matrix: list[list[int]] = field(default_factory=list)
+
+
+def evaluation_stage(
+    data: Mapping[str, Path | str],
+    models: Mapping[str, Path | str],
+    outputs: Mapping[str, Path | str],
+    record: StageRecord,
+    *,
+    method: str,
+    scored: str = "",
+    seed: int = 0,
+) -> Found:
+    """Evaluates source, AdaBN and the adapted model and writes metrics and the report.
+
+    Args:
+        data: Paths of ``target`` (unlabelled), ``holdout`` (labelled, may be empty) and ``labels``.
+        models: Paths of ``source``, ``adabn`` (may be skipped), ``adapted`` and ``pretrained`` (may be skipped).
+        outputs: Where to write ``evaluation`` (a folder) and ``report`` (an HTML file).
+        record: Receives warnings and facts.
+        method: Name of the method in the report.
+        scored: Classes that count, separated by commas; empty for all.
+        seed: Seed of the embedding pictures.
+
+    Raises:
+        UserError: The classes of the models and of the holdout are not the same.
+    """
+    holdout, target = open_faces(data["holdout"]), open_unlabelled(data["target"])
+    labelled = len(holdout) > 0
+    faces = holdout if labelled else target
+    rows, left_out = _rows(models, faces, method, holdout if labelled else None)
+    classes = load_source(models["adapted"]).classes
+    labels = PseudoLabels.load(data["labels"])
+    report = ReportData(
+        classes=classes,
+        rows=rows,
+        labels=holdout.labels if labelled else None,
+        title=f"{method} adaptation report",
+        subtitle=f"{len(target):,} unlabelled target faces, {len(holdout):,} labelled holdout faces",
+        scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
+        groups=holdout.groups if labelled and holdout.groups and len(set(holdout.groups)) <= 20 else None,
+        pseudo_labels=PseudoLabelData(
+            labels=labels.columns.label, kept=labels.columns.kept, purity=labels.columns.purity, note=_note(labels)
+        ),
+        histories=_histories(models),
+        parameters=_parameters(models, labels),
+        lineage=_lineage(models, holdout, target),
+        times=_times(),
+        left_out=left_out,
+        seed=seed,
+    )
+    evaluation = report.evaluated()
+    folder = Path(outputs["evaluation"])
+    folder.mkdir(parents=True, exist_ok=True)
+    evaluation.write(folder / METRICS_FILE)
+    write_report(outputs["report"], _with(report, evaluation))
+    _record(evaluation, record, outputs)
+    return _found(evaluation, labelled)
+
+
+def _rows(
+    models: Mapping[str, Path | str], faces: UnlabelledFaces, method: str, holdout: LabelledFaces | None
+) -> tuple[list[ReportRow], list[str]]:
+    rows, left_out = [], []
+    names = {"source": "source-only", "adabn": "AdaBN", "adapted": method}
+    for key, name in names.items():
+        reason = skipped_reason(models[key])
+        if reason:
+            left_out.append(f"The row {name}: {reason}")
+            continue
+        model = load_source(models[key])
+        if holdout is not None and tuple(model.classes) != tuple(holdout.classes):
+            fix = "Map the holdout's labels to the model's classes, or use a model with these classes."
+            raise expected("holdout classes", f"those of the model {name}, {model.classes}", holdout.classes, fix)
+        outputs = model.outputs(faces.pixels(model.input_size, model.channels))
+        if outputs.feature_kind == "logits":
+            left_out.append(f"Features of {name}: the model exposes none, so its logits served in their place.")
+        rows.append(ReportRow(name, outputs.logits, outputs.features, feature_kind=outputs.feature_kind))
+    return rows, left_out
+
+
+def _histories(models: Mapping[str, Path | str]) -> list[History]:
+    found = []
+    for key, heading in (("pretrained", "Pretraining"), ("adapted", "Fine-tuning")):
+        training = load_training(models[key])
+        if training:
+            steps = [entry for entry in training["history"] if entry.get("kind", "step") == "step"]
+            prototypes = training.get("prototypes")
+            note = f"{training['method']}, {training['images']:,} images in {training['seconds']:,.0f} s"
+            found.append(History(heading, steps, prototypes=prototypes, note=f"{note} on {training['device']}."))
+    return found
+
+
+def _parameters(models: Mapping[str, Path | str], labels: PseudoLabels) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    for key, prefix in (("pretrained", "pretraining"), ("adapted", "fine-tuning")):
+        settings = load_training(models[key]).get("settings", {})
+        parameters.update({f"{prefix}.{name}": value for name, value in settings.items()})
+    parameters.update({f"labelling.{name}": value for name, value in labels.config.items()})
+    return parameters
+
+
+def _lineage(models: Mapping[str, Path | str], holdout: UnlabelledFaces, target: UnlabelledFaces) -> dict[str, str]:
+    lineage = {f"model {key}": load_source(path).digest for key, path in models.items() if _is_model(key, path)}
+    return {
+        **lineage,
+        "target faces": target.digest,
+        "holdout faces": holdout.digest,
+        "ferry": __version__,
+        "run": os.environ.get("FERRY_RUN_ID", ""),
+    }
+
+
+def _is_model(key: str, path: Path | str) -> bool:
+    return key != "pretrained" and not skipped_reason(path)
+
+
+def _times() -> dict[str, float]:
+    """Returns the seconds of the stages before this one, where a runner keeps their records."""
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return {}
+    records = [read_json(path, "stage record") for path in Path(folder).glob("*.json")]
+    done = sorted((entry for entry in records if entry["ended"]), key=lambda entry: entry["started"])
+    return {entry["name"]: round(entry["ended"] - entry["started"], 1) for entry in done}
+
+
+def _note(labels: PseudoLabels) -> str:
+    summary = labels.summary
+    return f"{summary['clusters']['k']} clusters of the teacher's features; ranked by {summary['score']}."
+
+
+def _with(report: ReportData, evaluation: Evaluation) -> ReportData:
+    from dataclasses import replace
+
+    return replace(report, evaluation=evaluation)
+
+
+def _record(evaluation: Evaluation, record: StageRecord, outputs: Mapping[str, Path | str]) -> None:
+    keys = {name: key for key, name in zip(("source", "adabn", "adapted"), evaluation.rows, strict=False)}
+    if len(evaluation.rows) == 2:
+        keys = dict(zip(evaluation.rows, ("source", "adapted"), strict=True))
+    metrics = {keys[name]: row.metrics.to_json() for name, row in evaluation.rows.items()}
+    record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
+    for alarm in evaluation.alarms:
+        record.warn(getattr(alarm, "text", str(alarm)))
+    tracker = open_tracker("evaluation")
+    for key, row in metrics.items():
+        tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)
+    tracker.artifact(outputs["report"])
+    tracker.artifact(Path(outputs["evaluation"]) / METRICS_FILE)
+    tracker.close()
+
+
+def _found(evaluation: Evaluation, labelled: bool) -> Found:
+    if not labelled:
+        return Found(classes=list(evaluation.classes))
+    scalars = {}
+    for row, prefix in ((evaluation.source, "source"), (evaluation.adapted, "adapted")):
+        values = evaluation.rows[row].metrics.to_json()
+        scalars.update({f"{prefix}_{name}": float(values[name]) for name in _SCALARS if values.get(name) is not None})
+    matrix = [[int(cell) for cell in line] for line in evaluation.rows[evaluation.adapted].metrics.confusion]
+    return Found(scalars, list(evaluation.classes), matrix)

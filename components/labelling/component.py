@@ -1,0 +1,39 @@
+"""Door of the room: pseudo-labels for the target."""
+
+from kfp import dsl
+
+from ..common.images import image
+
+
+@dsl.component(base_image=image("cpu"), install_kfp_package=False)
+def pseudo_label(
+    labels: dsl.Output[dsl.Artifact],
+    target: dsl.Input[dsl.Dataset],
+    source: dsl.Input[dsl.Model],
+    adabn: dsl.Input[dsl.Model],
+    teacher: str = "source",
+    score: str = "purity",
+    clusters: int = 0,
+    keep: float = 0.0,
+    seed: int = 0,
+) -> None:
+    """Cluster the target in the teacher's features and keep the purest labels of every class.
+
+    Args:
+        labels: The PseudoLabels artifact.
+        target: Unlabelled target faces.
+        source: The source model.
+        adabn: The source model with the target's statistics.
+        teacher: Which of the two gives labels and features: source or adabn.
+        score: purity or confidence.
+        clusters: Number of clusters K; 0 for the rule.
+        keep: Fraction r that is kept per class; 0 for the rule.
+        seed: Seed.
+    """
+    from ferry.common.stage import stage
+    from ferry.labelling.stage import labelling_stage
+
+    with stage("pseudo-label") as record:
+        chosen = {"source": source.path, "adabn": adabn.path}
+        choices = {"score": score, "clusters": clusters, "keep": keep, "seed": seed}
+        labels.metadata.update(labelling_stage(target.path, chosen, teacher, labels.path, record, **choices))

@@ -1,0 +1,148 @@
+"""The pipelines that Ferry ships, their parameters, and their compiled form."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import closest, expected, unknown
+from ..common.parameters import convert
+
+_TYPES = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a pipeline.
+
+    Attributes:
+        name: Its name, as on the command line and in the Kubeflow form.
+        kind: Python type.
+        default: Default value; None where it is required.
+        description: What it means.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    description: str
+
+    @property
+    def required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is None
+
+
+@dataclass(frozen=True)
+class PipelineInfo:
+    """A pipeline by name.
+
+    Attributes:
+        name: Its name on the command line and in Kubeflow.
+        summary: What it does, in one line.
+        module: The module of ``ferry.pipelines`` that defines a function of the same name.
+    """
+
+    name: str
+    summary: str
+    module: str
+
+    def component(self) -> Any:
+        """Returns the kfp pipeline object."""
+        return getattr(import_module(f"..{self.module}", __name__), self.module)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Lets the pipeline's module check values beyond their types, before anything runs."""
+        check = getattr(import_module(f"..{self.module}", __name__), "check", None)
+        if check is not None:
+            check(values)
+
+
+PIPELINES = {
+    "clup": PipelineInfo(
+        "clup", "Adapt a model to unlabelled faces with CluP, evaluate, report and register it", "clup"
+    ),
+    "source": PipelineInfo("source", "Train a source model on labelled faces", "source"),
+}
+
+
+def find(name: str) -> PipelineInfo:
+    """Returns the pipeline of that name.
+
+    Raises:
+        UserError: There is none; the closest name is suggested.
+    """
+    if name not in PIPELINES:
+        raise unknown("pipeline", name, sorted(PIPELINES))
+    return PIPELINES[name]
+
+
+@cache
+def parameters(pipeline: PipelineInfo) -> dict[str, Parameter]:
+    """Returns the parameters of a pipeline by name, in the order of its signature."""
+    found = {}
+    spec = pipeline.component().pipeline_spec
+    for name, entry in spec.root.input_definitions.parameters.items():
+        kind = _TYPES[_parameter_type(entry)]
+        default = _default(entry, kind)
+        found[name] = Parameter(name, kind, default, " ".join(entry.description.split()))
+    order = list(pipeline.component().pipeline_func.__annotations__)
+    return {name: found[name] for name in order if name in found}
+
+
+def checked_parameters(pipeline: PipelineInfo, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a value of the right type for every parameter of a pipeline.
+
+    Args:
+        pipeline: The pipeline.
+        given: Values by name; strings are converted.
+
+    Raises:
+        UserError: A name is unknown, a value has the wrong type or range, or a required one is missing.
+    """
+    known = parameters(pipeline)
+    for name in given:
+        if name not in known:
+            fix = closest(name, list(known)).strip() or f"See: ferry parameters {pipeline.name}"
+            raise expected(name, f"a parameter of the pipeline {pipeline.name}", name, fix)
+    values = {}
+    for name, parameter in known.items():
+        if name in given:
+            values[name] = convert(name, given[name], parameter.kind)
+        elif parameter.required:
+            raise expected(name, "given", "nothing", f"Pass -p {name}=VALUE: {parameter.description}")
+        else:
+            values[name] = parameter.default
+    pipeline.check(values)
+    return values
+
+
+def compile_pipeline(pipeline: PipelineInfo) -> str:
+    """Returns a pipeline compiled to Kubeflow's YAML; the same source gives the same bytes."""
+    from kfp import compiler
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline.component(), str(path))
+        return path.read_text(encoding="utf-8")
+
+
+def _parameter_type(entry: Any) -> str:
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    return str(pipeline_spec_pb2.ParameterType.ParameterTypeEnum.Name(entry.parameter_type))
+
+
+def _default(entry: Any, kind: type) -> Any:
+    if not entry.is_optional:
+        return None
+    from google.protobuf.json_format import MessageToDict
+
+    return kind(MessageToDict(entry.default_value)) if entry.HasField("default_value") else kind()

@@ -1,0 +1,98 @@
+"""``ferry doctor``: is this machine ready?"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Annotated, Any
+
+import typer
+
+from .output import HomeOption, JsonOption, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the tree."""
+    app.command("doctor", epilog="Example: ferry doctor --json")(doctor)
+
+
+def doctor(
+    home: HomeOption = None,
+    json: JsonOption = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for each server.")] = 5.0,
+) -> None:
+    """Check versions, device, threads, and whether MLflow and S3 answer."""
+    checks = [*_software(), *_hardware(), _home(home), _mlflow(home), _s3(timeout)]
+    if json:
+        print_json(checks)
+    else:
+        marks = {"ok": "ok", "warning": "note", "error": "FAIL"}
+        print_table(
+            "",
+            ["", "check", "found", "advice"],
+            [(marks[check["status"]], check["check"], check["found"], check["advice"]) for check in checks],
+        )
+    if any(check["status"] == "error" for check in checks):
+        raise typer.Exit(75)
+
+
+def _check(name: str, found: Any, status: str = "ok", advice: str = "") -> dict[str, Any]:
+    return {"check": name, "found": str(found), "status": status, "advice": advice}
+
+
+def _software() -> list[dict[str, Any]]:
+    from ..runner.record import package_versions
+
+    checks = []
+    for name, version in package_versions().items():
+        status, advice = ("ok", "") if version else ("error", f"Run: pip install {name}")
+        checks.append(_check(name, version or "missing", status, advice))
+    return checks
+
+
+def _hardware() -> list[dict[str, Any]]:
+    import torch
+
+    from ...training.devices import resolve_device
+
+    device = resolve_device("auto")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    checks = [_check("device", f"{device} ({name})")]
+    threads = torch.get_num_threads()
+    cores = os.cpu_count() or 1
+    advice = "" if threads <= cores else "More threads than cores slow training down; set OMP_NUM_THREADS."
+    checks.append(_check("threads", f"{threads} of {cores} cores", "warning" if advice else "ok", advice))
+    return checks
+
+
+def _home(home: Any) -> dict[str, Any]:
+    import shutil
+
+    from ..runner import Home
+
+    place = Home.at(home)
+    free = shutil.disk_usage(place.root).free / 2**30
+    advice = "" if free > 2 else "Less than 2 GiB are free; checkpoints and decoded faces may not fit."
+    return _check("home", f"{place.root}, {free:.0f} GiB free", "warning" if advice else "ok", advice)
+
+
+def _mlflow(home: Any) -> dict[str, Any]:
+    from ...training.runs import reachable
+    from ..runner import Home
+
+    uri = Home.at(home).tracking_uri
+    problem = reachable(uri)
+    if problem:
+        return _check("MLflow", f"{uri}: {problem}", "error", "Check MLFLOW_TRACKING_URI, or unset it to use the home.")
+    return _check("MLflow", uri)
+
+
+def _s3(timeout: float) -> dict[str, Any]:
+    from ...faces.object_store import ObjectStore
+
+    if not any(os.environ.get(name) for name in ("S3_ENDPOINT", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL")):
+        return _check("S3", "not configured", "ok", "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to use a bucket.")
+    problem = ObjectStore.from_environment().reachable(timeout)
+    if problem:
+        return _check("S3", problem, "error", "Check S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and S3_SECURE.")
+    return _check("S3", "reachable")

@@ -1,0 +1,128 @@
+"""``ferry faces``: import, look at and render data sets of faces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import JsonOption, print_json, print_table, say
+from .run import pairs
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the tree."""
+    faces = typer.Typer(help="Import, look at and render data sets of faces.", no_args_is_help=True)
+    faces.command("import", epilog="Example: ferry faces import fer2013/ --layout fer2013 -o faces/fer2013")(import_)
+    faces.command("show", epilog="Example: ferry faces show faces/fer2013 --sheet sheet.png")(show)
+    faces.command("render", epilog="Example: ferry faces render 2000 --style line -o faces/line")(render)
+    faces.command("layouts", epilog="Example: ferry faces layouts")(show_layouts)
+    app.add_typer(faces, name="faces")
+
+
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Folder, file, or s3://bucket/prefix.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Faces folder to make.")],
+    layout: Annotated[str, typer.Option(help="Name of the layout (see: ferry faces layouts), or auto.")] = "auto",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the layout; may be repeated.")
+    ] = None,
+    splits: Annotated[str, typer.Option(help="as_given, or hash: split anew by content.")] = "as_given",
+    holdout_fraction: Annotated[float, typer.Option(help="Share of the test split for --splits hash.")] = 0.2,
+    take: Annotated[str, typer.Option(help="Import only this split.")] = "",
+    labels: Annotated[str, typer.Option(help="keep, or drop: write the unlabelled type.")] = "keep",
+    contempt: Annotated[str, typer.Option(help="drop, or keep as an eighth class.")] = "drop",
+    unknown: Annotated[str, typer.Option(help="drop, or keep as a last class.")] = "drop",
+    overlap: Annotated[str, typer.Option(help="Same picture in two splits: error, allow or drop_from_train.")] = "error",
+    allow_overlap: Annotated[bool, typer.Option("--allow-overlap", help="The same as --overlap allow.")] = False,
+    max_skipped: Annotated[float, typer.Option(help="Largest share of faces that may be skipped.")] = 0.05,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing Faces folder.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Import a data set into a Faces folder: Parquet shards and faces.json."""
+    from ...faces import import_faces
+
+    report = import_faces(
+        source,
+        output,
+        layout,
+        options=pairs(option or []),
+        overwrite=overwrite,
+        splits=splits,
+        holdout_fraction=holdout_fraction,
+        take=take,
+        labels=labels,
+        contempt=contempt,
+        unknown=unknown,
+        overlap="allow" if allow_overlap else overlap,
+        max_skipped=max_skipped,
+    )
+    if json:
+        print_json(_plain(asdict(report)))
+        return
+    for split, count in report.images.items():
+        print_table(f"{split}: {count:,} faces", ["class", "faces"], list(report.per_class.get(split, {}).items()), (1,))
+    for title, counts in (("Skipped", report.skipped), ("Left out by label", report.dropped)):
+        for reason, count in counts.items():
+            print(f"{title}: {count:,} ({reason})")
+    for warning in report.warnings:
+        say(f"note: {warning}")
+    print(f"Faces:   {report.output}")
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A Faces folder.")],
+    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG.")] = None,
+    per_class: Annotated[int, typer.Option(help="Faces per class on the contact sheet.")] = 8,
+    json: JsonOption = False,
+) -> None:
+    """Show counts per class, sizes, duplicates and overlap of splits, and draw a contact sheet."""
+    from ...faces import contact_sheet, summarise_faces
+
+    summary = summarise_faces(folder)
+    target = sheet or Path(f"{folder.name or 'faces'}-sheet.png")
+    contact_sheet(folder, target, per_class=per_class)
+    if json:
+        print_json({**_plain(asdict(summary)), "sheet": str(target)})
+        return
+    for line in str(summary).splitlines():
+        print(line)
+    print(f"Contact sheet: {target}")
+
+
+def render(
+    count: Annotated[int, typer.Argument(help="Number of faces.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Faces folder to make.")],
+    style: Annotated[str, typer.Option(help="shaded, line, low_light, thermal or webcam.")] = "shaded",
+    size: Annotated[int, typer.Option(help="Edge length in pixels.")] = 48,
+    seed: Annotated[int, typer.Option(help="Fixes the faces.")] = 0,
+    holdout: Annotated[float, typer.Option(help="Share of the split test.")] = 0.2,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Write the unlabelled type.")] = False,
+) -> None:
+    """Render parametric faces that show the seven expressions."""
+    from ...faces import render_faces
+
+    splits = {"train": 1.0 - holdout, "test": holdout} if holdout > 0 else {"train": 1.0}
+    info = render_faces(output, count, style, seed, size, splits=splits, labels=not unlabelled)
+    print(f"Faces:   {info.root if hasattr(info, 'root') else output}")
+
+
+def show_layouts(json: JsonOption = False) -> None:
+    """List the layouts that can be imported."""
+    from ...faces.readers import READERS
+
+    rows = [(name, " ".join((reader.__doc__ or "").split(".")[0].split())) for name, reader in READERS.items()]
+    if json:
+        print_json(dict(rows))
+        return
+    print_table("", ["layout", "what it is"], rows)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,174 @@
+"""CluP: from unlabelled faces and a source model to an adapted, evaluated, reported and registered model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from kfp import dsl
+
+from ..adaptation.component import fine_tune, re_estimate_statistics
+from ..evaluation.component import evaluate
+from ..faces.component import import_holdout, import_target
+from ..labelling.component import pseudo_label
+from ..networks.component import import_model
+from ..pretraining.component import pretrain
+from ..registry.component import register
+
+
+@dsl.pipeline(name="clup")
+def clup(
+    target: str,
+    source: str,
+    holdout: str = "",
+    target_layout: str = "auto",
+    target_split: str = "train",
+    holdout_layout: str = "auto",
+    holdout_split: str = "test",
+    holdout_allow_overlap: bool = False,
+    labelling_score: str = "purity",
+    labelling_teacher: str = "source",
+    labelling_clusters: int = 0,
+    labelling_keep: float = 0.0,
+    pretraining: str = "swav",
+    pretraining_preset: str = "small",
+    pretraining_init: str = "random",
+    pretraining_epochs: int = 0,
+    pretraining_batch_size: int = 0,
+    pretraining_prototypes: int = 0,
+    pretraining_learning_rate: float = 0.0,
+    finetuning_start: str = "pretrained",
+    finetuning_epochs: int = 0,
+    finetuning_batch_size: int = 64,
+    finetuning_learning_rate: float = 0.0,
+    finetuning_mixup: float = 0.2,
+    model_name: str = "ferry-clup",
+    precision: str = "auto",
+    seed: int = 0,
+):
+    """Adapt a facial-expression model to unlabelled faces with CluP, evaluate, report and register it.
+
+    Args:
+        target: [required] Unlabelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
+        source: [required] Source model: a Ferry model, an ONNX or TorchScript file with sidecar, or models:/NAME@ALIAS.
+        holdout: [optional] Labelled faces of the target domain for evaluation; empty for a report without accuracy.
+        target_layout: [optional] Layout of the target, or auto.
+        target_split: [optional] Split of the target to adapt to; empty for all.
+        holdout_layout: [optional] Layout of the holdout, or auto.
+        holdout_split: [optional] Split of the holdout to evaluate on; empty for all.
+        holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
+        labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
+        labelling_teacher: [optional] Who labels: the source model, or adabn, the same with the target's statistics.
+        labelling_clusters: [optional] Number of k-means clusters; 0 for the rule.
+        labelling_keep: [optional] Fraction of each class that is kept; 0 for the rule.
+        pretraining: [optional] swav, deepcluster, or none.
+        pretraining_preset: [optional] small (minutes on a CPU) or published (GPUs).
+        pretraining_init: [optional] First weights: random, source, or the folder of a saved model.
+        pretraining_epochs: [optional] Passes over the target; 0 for the preset's.
+        pretraining_batch_size: [optional] Images per step; 0 for the preset's.
+        pretraining_prototypes: [optional] Number of prototypes; 0 for the rule.
+        pretraining_learning_rate: [optional] Peak learning rate; 0 for the preset's.
+        finetuning_start: [optional] First weights: pretrained, source, adabn or scratch.
+        finetuning_epochs: [optional] Passes over the kept faces; 0 for the rule.
+        finetuning_batch_size: [optional] Images per step.
+        finetuning_learning_rate: [optional] Peak learning rate; 0 for the rule.
+        finetuning_mixup: [optional] Parameter alpha of mixup; 0 for none.
+        model_name: [optional] Name in the MLflow registry; empty registers nothing.
+        precision: [optional] auto, fp32, bf16, fp16 or measure.
+        seed: [optional] Fixes the run.
+    """
+    unlabelled = import_target(source=target, layout=target_layout, split=target_split)
+    labelled = import_holdout(
+        target=unlabelled.outputs["faces"],
+        source=holdout,
+        layout=holdout_layout,
+        split=holdout_split,
+        allow_overlap=holdout_allow_overlap,
+    )
+    given = import_model(source=source)
+    inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
+    statistics = re_estimate_statistics(**inputs)
+    labels = pseudo_label(
+        **inputs,
+        adabn=statistics.outputs["model"],
+        teacher=labelling_teacher,
+        score=labelling_score,
+        clusters=labelling_clusters,
+        keep=labelling_keep,
+        seed=seed,
+    )
+    encoder = pretrain(
+        **inputs,
+        method=pretraining,
+        preset=pretraining_preset,
+        init=pretraining_init,
+        epochs=pretraining_epochs,
+        batch_size=pretraining_batch_size,
+        prototypes=pretraining_prototypes,
+        learning_rate=pretraining_learning_rate,
+        precision=precision,
+        seed=seed,
+    )
+    adapted = fine_tune(
+        **inputs,
+        pretrained=encoder.outputs["encoder"],
+        labels=labels.outputs["labels"],
+        start=finetuning_start,
+        epochs=finetuning_epochs,
+        batch_size=finetuning_batch_size,
+        learning_rate=finetuning_learning_rate,
+        mixup=finetuning_mixup,
+        precision=precision,
+        seed=seed,
+    )
+    results = evaluate(
+        **inputs,
+        holdout=labelled.outputs["faces"],
+        adabn=statistics.outputs["model"],
+        adapted=adapted.outputs["model"],
+        pretrained=encoder.outputs["encoder"],
+        labels=labels.outputs["labels"],
+        method="CluP",
+        seed=seed,
+    )
+    registration = register(
+        model=adapted.outputs["model"],
+        evaluation=results.outputs["evaluation"],
+        report=results.outputs["report"],
+        name=model_name,
+    )
+    registration.set_caching_options(False)
+    unlabelled.set_caching_options(False)
+    labelled.set_caching_options(False)
+    given.set_caching_options(False)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Checks values beyond their types, before anything runs.
+
+    Raises:
+        UserError: A value is not one of its choices or out of range.
+    """
+    from ..adaptation.config import FinetuningConfig
+    from ..common.errors import expected, unknown
+    from ..labelling.config import LabellingConfig
+    from ..pretraining.config import preset
+
+    if not str(values["target"]).strip():
+        raise expected("target", "a folder or s3://bucket/prefix", values["target"], "Pass -p target=FOLDER.")
+    if values["pretraining"] == "none":
+        if values["finetuning_start"] == "pretrained":
+            fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."
+            raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
+    else:
+        names = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
+        preset(
+            values["pretraining"], values["pretraining_preset"], **{name: values[f"pretraining_{name}"] for name in names}
+        )
+    if values["labelling_teacher"] not in ("source", "adabn"):
+        raise unknown("labelling_teacher", values["labelling_teacher"], ("source", "adabn"))
+    names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
+    FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
+    LabellingConfig(
+        score=values["labelling_score"],
+        clusters=values["labelling_clusters"] or None,
+        **({"keep": values["labelling_keep"]} if values["labelling_keep"] else {}),
+    )

@@ -1,0 +1,104 @@
+"""The home of local runs: where runs, checkpoints, decoded faces and the MLflow store lie on this machine."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ...common.errors import RetryableError, disk_errors, expected
+
+HOME_VARIABLE = "FERRY_HOME"
+DEFAULT_HOME = ".ferry"
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder that holds everything that local runs leave behind.
+
+    Attributes:
+        root: The folder, absolute.
+    """
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: Path | str | None = None) -> Home:
+        """Opens the home at `root`, else at ``$FERRY_HOME``, else at ``.ferry`` in the current folder.
+
+        Raises:
+            UserError: The place cannot be a writable folder.
+        """
+        path = Path(root or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser().absolute()
+        if path.exists() and not path.is_dir():
+            raise expected("home", "a folder", str(path), "Pass another --home.")
+        with disk_errors(f"home {path}"):
+            for name in ("runs", "checkpoints", "cache", "spool"):
+                (path / name).mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run."""
+        return self.root / "runs"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints of unfinished trainings, by what determines their result."""
+        return self.root / "checkpoints"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded faces."""
+        return self.root / "cache"
+
+    @property
+    def tracking_uri(self) -> str:
+        """``$MLFLOW_TRACKING_URI``, else a database file in the home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def new_run(self, pipeline: str) -> Path:
+        """Makes the folder of a new run; its name is the run's id, sortable by time."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        for attempt in range(1000):
+            folder = self.runs / (f"{stamp}-{pipeline}" + (f"-{attempt}" if attempt else ""))
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+        raise RetryableError(f"Expected `{self.runs}` to have room for a new run name, but got none. Try again.")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the home for one run.
+
+        Raises:
+            RetryableError: Another run holds it.
+        """
+        with open(self.root / "lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise RetryableError(
+                    f"Expected `home` to be free, but got {self.root}, which {_holder(file.read())} is using. "
+                    "Wait until it has ended, or pass another --home."
+                ) from None
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
+            file.flush()
+            yield
+
+
+def _holder(text: str) -> str:
+    try:
+        state = json.loads(text)
+        return f"a run with process id {state['pid']} (since {state['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another run"

@@ -1,0 +1,272 @@
+"""The page: well-formed, alone, complete, escaped, small; with and without labels; 1 to 9 classes."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from ferry.common.errors import UserError
+from ferry.evaluation import History, PseudoLabelData, ReportData, ReportRow, evaluate, render_report, write_report
+
+CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+PARTS = (
+    "AdaBN",
+    "two seconds",
+    "rendered to drawn",
+    "Predicted class shares",
+    "Reliability diagram",
+    "young",
+    "ln K = 5.011",
+    "1/K = 0.006667",
+    "extra scalar",
+    "1 min 15 s",
+    "adaptation.mixup",
+    "sha256:abc",
+    "20260101-clup",
+    "No flip averaging",
+    "PCA of 29 faces",
+    "No pseudo-label is left for disgust",
+    "not what a person feels",
+)
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, ids, links and text, and checks that every tag is closed in order."""
+
+    def __init__(self, html):
+        super().__init__(convert_charrefs=True)
+        self.open, self.tags, self.ids, self.attributes, self.words = [], [], [], [], []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, key, value) for key, value in attrs]
+        self.ids += [value for key, value in attrs if key == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words).replace("\N{NO-BREAK SPACE}", " "))
+
+
+@pytest.fixture
+def data(labels, make):
+    rows = [
+        ReportRow(name, made.logits, made.features, note)
+        for name, made, note in (
+            ("source-only", make(labels, 0.5, seed=1), ""),
+            ("AdaBN", make(labels, 0.6, seed=2), "two seconds"),
+            ("CluP", make(labels, 0.7, seed=3), ""),
+        )
+    ]
+    steps = range(0, 50, 5)
+    return ReportData(
+        classes=CLASSES,
+        rows=rows,
+        labels=labels,
+        title="CluP: rendered to drawn",
+        groups=["young" if index % 3 else "old" for index in range(len(labels))],
+        group_name="age",
+        pseudo_labels=PseudoLabelData(np.where(labels == 1, 4, labels), labels % 2 == 0, np.linspace(0.2, 1, 350)),
+        histories=[
+            History(
+                "Pretraining", [{"step": s, "loss": 5 - s / 50, "max_code": 0.1, "perplexity": 9} for s in steps], 150
+            ),
+            History("Fine-tuning", [{"epoch": 1, "loss": 1.25, "extra scalar": 3.0, "note": "text"}]),
+        ],
+        parameters={"adaptation": {"mixup": 0.2, "frozen": False}, "s3_secret_key": "hunter2", "seeds": [1, 2]},
+        lineage={"run": "20260101-clup", "digest": "sha256:abc"},
+        times={"import": 3.5, "pretraining": 75.0},
+        left_out=["No flip averaging in this preset."],
+        embedding_points=29,
+    )
+
+
+def test_holds_every_part_and_number(data):
+    page = Page(render_report(data))
+    evaluation = data.evaluated()
+    for row in evaluation.rows.values():
+        for value in (
+            row.metrics.accuracy,
+            row.metrics.mean_class_accuracy,
+            row.metrics.min_class_accuracy,
+            row.metrics.ece,
+        ):
+            assert f"{100 * value:.1f} %" in page.text
+        for item in row.metrics.per_class.values():
+            assert f"{100 * item.recall:.1f} %" in page.text
+        for count in row.metrics.confusion.ravel():
+            assert re.search(rf"\b{count}\b", page.text)
+    shown = page.text + " ".join(str(value) for _, key, value in page.attributes if key == "aria-label")
+    for words in (*CLASSES, *PARTS):
+        assert words in shown, words
+
+
+def test_loads_nothing_from_elsewhere_and_holds_no_image(data):
+    html = render_report(data)
+    page = Page(html)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "image"} & set(page.tags)
+    assert not re.search(r"https?:|//[a-z]|@import|data:", html)
+    assert re.findall(r"url\(([^)]*)\)", html) == ["#hatch"]
+    links = [value for tag, key, value in page.attributes if tag == "a" and key == "href"]
+    assert links
+    assert all(link.startswith("#") and link[1:] in page.ids for link in links)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_pictures_have_words_or_are_decoration(data):
+    html = render_report(data)
+    for tag in re.findall(r"<svg[^>]*>", html):
+        assert re.search(r'aria-label="[^"]{10,}"', tag) or 'aria-hidden="true"' in tag
+    page = Page(html)
+    assert page.tags.count("table") == page.tags.count("caption")
+
+
+def test_verdict_stands_at_the_top(data):
+    page = Page(render_report(data))
+    sentence = data.evaluated().verdict.sentence.replace("\N{NO-BREAK SPACE}", " ")
+    assert page.text.index(sentence) < page.text.index("What to watch") < page.text.index("Models on the holdout")
+
+
+def test_worse_than_the_source_is_a_warning(data):
+    page = Page(render_report(replace(data, rows=data.rows[::-1])))
+    assert "Warning: not better" in page.text
+    assert "Keep the source model (CluP)" in page.text
+
+
+@pytest.mark.parametrize("labels_of", [None, []])
+def test_without_labels_it_says_so_and_shows_no_accuracy(data, labels_of):
+    page = Page(render_report(replace(data, labels=labels_of)))
+    assert "accuracy of CluP on the target is not known" in page.text
+    assert "Predicted class shares" in page.text
+    assert "Neighbourhood density" in page.text
+    assert "there is no labelled holdout" in page.text
+    assert not {"results", "classes", "confusion", "calibration", "groups"} & set(page.ids)
+
+
+def test_words_from_outside_are_escaped(data):
+    bad = '<script>alert("x")</script>&\'"'
+    hostile = replace(
+        data,
+        classes=(bad, *CLASSES[1:]),
+        rows=[replace(data.rows[0], name=bad, note=bad), *data.rows[1:]],
+        title=bad,
+        subtitle=bad,
+        groups=[bad] * 200 + ["y"] * 150,
+        group_name=bad,
+        parameters={bad: bad},
+        lineage={bad: [bad]},
+        times={bad: 1.0},
+        left_out=[bad],
+        histories=[History(bad, [{"step": 1, bad: 2.0, "loss": 1.0}], 9, bad)],
+    )
+    html = render_report(hostile)
+    page = Page(html)
+    assert "script" not in page.tags
+    assert bad in page.text
+    assert not any(key.startswith("on") for _, key, _ in page.attributes)
+
+
+def test_secrets_are_hidden(data):
+    html = render_report(data)
+    assert "hunter2" not in html
+    assert "s3_secret_key" in html
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9])
+def test_any_number_of_classes(count, make):
+    labels = np.arange(60) % count
+    rows = [ReportRow(n, make(labels, s, count, features=4 + count).logits) for n, s in (("a", 0.5), ("b", 0.9))]
+    page = Page(render_report(ReportData(classes=[f"class {i}" for i in range(count)], rows=rows, labels=labels)))
+    assert "class 0" in page.text
+    assert "exposes no features" in page.text
+
+
+def test_one_image_one_row_and_no_image(make):
+    one = ReportRow("only", make(np.array([2]), 1.0).logits, np.ones((1, 3)))
+    assert "1 labelled holdout face" in Page(render_report(ReportData(CLASSES, [one], [2]))).text
+    none = ReportRow("only", np.zeros((0, 7)), np.zeros((0, 3)))
+    assert "not known" in Page(render_report(ReportData(CLASSES, [none], []))).text
+
+
+def test_scored_classes_add_a_second_table(data):
+    page = Page(render_report(replace(data, scored_classes=("anger", "happiness"))))
+    assert "Decisions among the scored classes only: anger, happiness" in page.text
+    assert "of classes that are not scored" in page.text
+
+
+def test_logits_in_place_of_features_are_told(data):
+    rows = [replace(data.rows[0], features=data.rows[0].logits, feature_kind="logits"), *data.rows[1:]]
+    assert "source-only exposes no features: its logits served" in Page(render_report(replace(data, rows=rows))).text
+
+
+def test_a_collapsed_pretraining_is_a_warning(data):
+    stuck = History("Pretraining", [{"step": s, "loss": math.log(150)} for s in range(9)], 150)
+    assert "it learned nothing" in Page(render_report(replace(data, histories=[stuck]))).text
+
+
+def test_broken_histories_do_not_break_the_page(data):
+    odd = [
+        History("empty", []),
+        History("not finite", [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}]),
+        History("words", [{"step": "x", "loss": "y"}]),
+    ]
+    page = Page(render_report(replace(data, histories=odd)))
+    assert "No finite value" in page.text
+    assert not re.search(r"\b(nan|inf)\b", page.text.lower())
+
+
+def test_too_many_groups_are_left_out_by_name(data):
+    page = Page(render_report(replace(data, groups=[f"person {i % 60}" for i in range(350)])))
+    assert "The table by age is left out: 60 values" in page.text
+
+
+def test_stays_small_for_two_thousand_faces(data, make, monkeypatch, tmp_path):
+    from ferry.evaluation import embedding, record
+
+    def quick(features, points, seed):  # the real one takes seconds; the page's size does not depend on the places
+        rng = np.random.default_rng(0)
+        return embedding.Embedding(rng.normal(size=(len(features), 2)), np.arange(len(features)), "PCA")
+
+    monkeypatch.setattr(record, "embed", quick)
+    labels = np.arange(2000) % 7
+    rows = [ReportRow(n, m.logits, m.features) for n, m in (("a", make(labels, 0.5)), ("b", make(labels, 0.8)))]
+    long = History("long", [{"step": s, "loss": 1 / (s + 1)} for s in range(20_000)])
+    write_report(tmp_path / "report.html", ReportData(CLASSES, rows, labels, embedding_points=2000, histories=[long]))
+    assert (tmp_path / "report.html").stat().st_size < 400_000
+
+
+def test_same_input_gives_the_same_page(data):
+    assert render_report(data) == render_report(data)
+
+
+def test_a_given_evaluation_is_used(data):
+    evaluation = evaluate({row.name: row for row in data.rows}, None, CLASSES)
+    assert "not known" in Page(render_report(replace(data, evaluation=evaluation))).text
+
+
+def test_rows_must_have_different_names(data):
+    with pytest.raises(UserError, match="`rows`"):
+        replace(data, rows=[data.rows[0], data.rows[0]])
+    with pytest.raises(UserError, match="`embedding_points`"):
+        replace(data, embedding_points=2)

@@ -238,14 +238,13 @@ def _solve(problem: _Problem, centroids: Floats) -> KMeans:
 
 
 def _transferred(members: Integers, squares: Floats, nearest: Integers, clusters: int) -> Integers:
-    """Moves every row to the better one of its two nearest clusters, once sizes count; the last row never leaves."""
+    """Moves every row to the better one of its two nearest clusters once sizes count; a cluster's only row stays."""
     counts = np.bincount(members, minlength=clusters).astype(np.float32)
     own = nearest == members[:, None]
     size = counts[nearest]
     weights = np.where(own, size / np.maximum(size - 1, 1), size / (size + 1))
     costs = np.maximum(squares, 0) * weights
-    better = np.take_along_axis(nearest, costs.argmin(axis=1)[:, None], axis=1)[:, 0]
-    return np.where(counts[members] > 1, better, members)
+    return np.take_along_axis(nearest, costs.argmin(axis=1)[:, None], axis=1)[:, 0]
 
 
 def _means(rows: Floats, members: Integers, previous: Floats, spherical: bool) -> Floats:

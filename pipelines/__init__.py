@@ -1,1 +1,1 @@
-"""To be filled."""
+"""What runs when: one module per pipeline, the runner of this machine, and the ``ferry`` command."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -14,6 +16,10 @@ from typing import Any
 from ..common.errors import closest, expected, unknown
 from ..common.parameters import convert
 
+REMOTE = ("s3://", "models:/")
+"""What a parameter that names data or a model may begin with instead of being a local path."""
+
+_MARK = re.compile(r"^\[(required|optional)\]\s*")
 _TYPES = {"STRING": str, "NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "BOOLEAN": bool}
 
 
@@ -25,7 +31,7 @@ class Parameter:
         name: Its name, as on the command line and in the Kubeflow form.
         kind: Python type.
         default: Default value; None where it is required.
-        description: What it means.
+        description: What it means, without the mark that Kubeflow's form shows.
     """
 
     name: str
@@ -47,11 +53,13 @@ class PipelineInfo:
         name: Its name on the command line and in Kubeflow.
         summary: What it does, in one line.
         module: The module of ``ferry.pipelines`` that defines a function of the same name.
+        paths: Parameters that name data or a model, on this machine or elsewhere.
     """
 
     name: str
     summary: str
     module: str
+    paths: tuple[str, ...] = ()
 
     def component(self) -> Any:
         """Returns the kfp pipeline object."""
@@ -66,9 +74,12 @@ class PipelineInfo:
 
 PIPELINES = {
     "clup": PipelineInfo(
-        "clup", "Adapt a model to unlabelled faces with CluP, evaluate, report and register it", "clup"
+        "clup",
+        "Adapt a model to unlabelled faces with CluP, evaluate, report and register it",
+        "clup",
+        ("target", "source", "holdout"),
     ),
-    "source": PipelineInfo("source", "Train a source model on labelled faces", "source"),
+    "source": PipelineInfo("source", "Train a source model on labelled faces", "source", ("faces",)),
 }
 
 
@@ -91,7 +102,7 @@ def parameters(pipeline: PipelineInfo) -> dict[str, Parameter]:
     for name, entry in spec.root.input_definitions.parameters.items():
         kind = _TYPES[_parameter_type(entry)]
         default = _default(entry, kind)
-        found[name] = Parameter(name, kind, default, " ".join(entry.description.split()))
+        found[name] = Parameter(name, kind, default, _MARK.sub("", " ".join(entry.description.split())))
     order = list(pipeline.component().pipeline_func.__annotations__)
     return {name: found[name] for name in order if name in found}
 
@@ -115,12 +126,35 @@ def checked_parameters(pipeline: PipelineInfo, given: Mapping[str, Any]) -> dict
     for name, parameter in known.items():
         if name in given:
             values[name] = convert(name, given[name], parameter.kind)
+            _check_number(name, values[name])
         elif parameter.required:
             raise expected(name, "given", "nothing", f"Pass -p {name}=VALUE: {parameter.description}")
         else:
             values[name] = parameter.default
     pipeline.check(values)
     return values
+
+
+def with_local_paths(pipeline: PipelineInfo, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values with local paths made absolute, for a run on this machine.
+
+    Args:
+        pipeline: The pipeline.
+        values: From :func:`checked_parameters`.
+
+    Raises:
+        UserError: A path does not exist.
+    """
+    found = dict(values)
+    for name in pipeline.paths:
+        text = str(values[name]).strip()
+        if not text or text.startswith(REMOTE):
+            continue
+        path = Path(text).expanduser().absolute()
+        if not path.exists():
+            raise expected(name, "an existing path", text, f"Check the path; it would be {path}.")
+        found[name] = str(path)
+    return found
 
 
 def compile_pipeline(pipeline: PipelineInfo) -> str:
@@ -132,6 +166,13 @@ def compile_pipeline(pipeline: PipelineInfo) -> str:
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(pipeline.component(), str(path))
         return path.read_text(encoding="utf-8")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise expected(name, "finite", value, "Pass a number such as 0.1.")
+    if name == "seed" and not 0 <= value < 2**32:
+        raise expected(name, "from 0 to 4294967295", value, "Pass a number such as 1.")
 
 
 def _parameter_type(entry: Any) -> str:

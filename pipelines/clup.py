@@ -1,6 +1,7 @@
 """CluP: from unlabelled faces and a source model to an adapted, evaluated, reported and registered model."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
@@ -24,6 +25,7 @@ def clup(
     holdout_layout: str = "auto",
     holdout_split: str = "test",
     holdout_allow_overlap: bool = False,
+    holdout_classes: str = "",
     labelling_score: str = "purity",
     labelling_teacher: str = "source",
     labelling_clusters: int = 0,
@@ -43,7 +45,7 @@ def clup(
     model_name: str = "ferry-clup",
     precision: str = "auto",
     seed: int = 0,
-):
+) -> None:
     """Adapt a facial-expression model to unlabelled faces with CluP, evaluate, report and register it.
 
     Args:
@@ -55,6 +57,7 @@ def clup(
         holdout_layout: [optional] Layout of the holdout, or auto.
         holdout_split: [optional] Split of the holdout to evaluate on; empty for all.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
+        holdout_classes: [optional] Classes of the holdout that count, separated by commas; empty for all.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: [optional] Who labels: the source model, or adabn, the same with the target's statistics.
         labelling_clusters: [optional] Number of k-means clusters; 0 for the rule.
@@ -127,6 +130,7 @@ def clup(
         pretrained=encoder.outputs["encoder"],
         labels=labels.outputs["labels"],
         method="CluP",
+        scored=holdout_classes,
         seed=seed,
     )
     registration = register(
@@ -150,25 +154,56 @@ def check(values: Mapping[str, Any]) -> None:
     from ..adaptation.config import FinetuningConfig
     from ..common.errors import expected, unknown
     from ..labelling.config import LabellingConfig
-    from ..pretraining.config import preset
+    from .choices import check_layout, check_precision, check_split, fields_as
 
-    if not str(values["target"]).strip():
-        raise expected("target", "a folder or s3://bucket/prefix", values["target"], "Pass -p target=FOLDER.")
-    if values["pretraining"] == "none":
-        if values["finetuning_start"] == "pretrained":
-            fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."
-            raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
-    else:
-        names = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
-        preset(
-            values["pretraining"], values["pretraining_preset"], **{name: values[f"pretraining_{name}"] for name in names}
-        )
+    for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
+        if not str(values[name]).strip():
+            raise expected(name, "a folder, a file or an address", values[name], fix)
+    for name in ("target", "holdout"):
+        check_layout(f"{name}_layout", values[f"{name}_layout"])
+        check_split(f"{name}_split", values[f"{name}_split"])
+    check_precision(values["precision"])
+    _check_pretraining(values)
     if values["labelling_teacher"] not in ("source", "adabn"):
         raise unknown("labelling_teacher", values["labelling_teacher"], ("source", "adabn"))
     names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
     FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
-    LabellingConfig(
-        score=values["labelling_score"],
-        clusters=values["labelling_clusters"] or None,
-        **({"keep": values["labelling_keep"]} if values["labelling_keep"] else {}),
-    )
+    if values["finetuning_mixup"] < 0:
+        raise expected("finetuning_mixup", "zero or positive", values["finetuning_mixup"], "Pass 0 for none.")
+    with fields_as("labelling_", "score", "clusters", "keep"):
+        LabellingConfig(
+            score=values["labelling_score"],
+            clusters=values["labelling_clusters"] or None,
+            keep=values["labelling_keep"] or None,
+        )
+    _check_scored(values)
+
+
+def _check_pretraining(values: Mapping[str, Any]) -> None:
+    from ..common.errors import expected, unknown
+    from ..pretraining.config import preset
+
+    if values["pretraining"] not in ("swav", "deepcluster", "none"):
+        raise unknown("pretraining", values["pretraining"], ("swav", "deepcluster", "none"))
+    if values["pretraining"] != "none":
+        fields = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
+        changes = {name: values[f"pretraining_{name}"] for name in fields}
+        preset(values["pretraining"], values["pretraining_preset"], **changes)
+    elif values["finetuning_start"] == "pretrained":
+        fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."
+        raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
+
+
+def _check_scored(values: Mapping[str, Any]) -> None:
+    """Finds a misspelt class now and not after the training, where the source model is a folder that names its own."""
+    from ..common.errors import unknown
+    from ..common.files import read_json
+    from .catalogue import REMOTE
+
+    description = Path(values["source"]).expanduser() / "model.json"
+    if not values["holdout_classes"].strip() or values["source"].startswith(REMOTE) or not description.is_file():
+        return
+    known = read_json(description, "source").get("classes") or []
+    for name in filter(None, map(str.strip, values["holdout_classes"].split(","))):
+        if known and name not in known:
+            raise unknown("holdout_classes", name, known)

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..common.files import digest_of
 from .catalogue import find
-from .runner import Home, RunResult, run_local
+from .runner import Home, RunResult
+from .runner.local import prepared, run_held
+from .runner.settle import remove_checkpoints
 
 SOURCE_STYLE = "shaded"
 TARGET_STYLE = "low_light"
@@ -58,13 +60,20 @@ def demo(home: Home, seed: int = 0, say: Callable[[str], None] | None = None, **
         RunFailed: A stage failed.
         RetryableError: Another run holds the home, or the run was interrupted.
     """
+    with home.lock():
+        return _demo(home, seed, say, changes)
+
+
+def _demo(home: Home, seed: int, say: Callable[[str], None] | None, changes: dict[str, Any]) -> DemoResult:
     tell = say or (lambda _: None)
     folder = home.root / "demo"
     source_faces = rendered(folder, SOURCE_FACES, SOURCE_STYLE, 2 * seed + 1, {"train": 1.0}, tell)
     splits = {"train": 1.0 - HOLDOUT_SHARE, "test": HOLDOUT_SHARE}
     target_faces = rendered(folder, TARGET_FACES, TARGET_STYLE, 2 * seed + 2, splits, tell)
     tell(f"Training a source model on {SOURCE_FACES:,} labelled {SOURCE_STYLE} faces.")
-    trained = run_local(find("source"), {"faces": str(source_faces), "seed": seed, **SOURCE_PARAMETERS}, home, say=say)
+    values = prepared(find("source"), {"faces": str(source_faces), "seed": seed, **SOURCE_PARAMETERS})
+    # Until the demo is done, its source training can be taken up again too.
+    trained = run_held(find("source"), values, home, say=say, keep_checkpoints=True)
     tell(f"Adapting it to unlabelled {TARGET_STYLE} faces with CluP.")
     parameters = {
         "target": str(target_faces),
@@ -74,7 +83,9 @@ def demo(home: Home, seed: int = 0, say: Callable[[str], None] | None = None, **
         **CLUP_PARAMETERS,
         **changes,
     }
-    return DemoResult(trained, run_local(find("clup"), parameters, home, say=say))
+    adapted = run_held(find("clup"), prepared(find("clup"), parameters), home, say=say)
+    remove_checkpoints(trained.record, home)
+    return DemoResult(trained, adapted)
 
 
 def rendered(

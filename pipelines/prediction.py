@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import numpy as np
 
 from ..common.errors import expected
 from ..common.files import finite
+from ..common.progress import progress
 from ..faces import SkippedImage, face_pixels
-from ..networks import load_source
+from ..networks import SourceModel, load_source
 from ..training.runs import download_model, is_registry_uri
 
+_AT_ONCE = 512
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 
 
@@ -60,25 +62,32 @@ def predict_images(
     Raises:
         UserError: There is no such model or no such image.
     """
-    if is_registry_uri(model) and tracking_uri:
-        os.environ["MLFLOW_TRACKING_URI"] = tracking_uri
-    source = load_source(download_model(model) if is_registry_uri(model) else model, trust)
     paths = list(_files(images))
+    source = load_source(download_model(model, tracking_uri) if is_registry_uri(model) else model, trust)
+    found: list[Prediction] = []
+    stream = iter(paths)
+    with progress("predicting", len(paths)) as bar:
+        while batch := list(islice(stream, _AT_ONCE)):
+            found.extend(_predict(source, batch))
+            bar.advance(len(batch))
+    return found
+
+
+def _predict(source: SourceModel, paths: Sequence[Path]) -> list[Prediction]:
     pixels, notes = [], {}
     for path in paths:
         try:
             pixels.append(face_pixels(path.read_bytes(), source.input_size, source.channels))
         except (SkippedImage, OSError) as error:
             notes[path] = str(error)
-    readable = [path for path in paths if path not in notes]
-    chances = source.outputs(np.stack(pixels)).probabilities().numpy() if pixels else np.zeros((0, 1))
-    rows = dict(zip(readable, chances, strict=True))
-    return [_prediction(path, rows.get(path), source.classes, notes.get(path, "")) for path in paths]
+    chances = iter(source.outputs(np.stack(pixels)).probabilities().numpy() if pixels else ())
+    return [
+        Prediction(str(path), note=notes[path]) if path in notes else _prediction(path, next(chances), source.classes)
+        for path in paths
+    ]
 
 
-def _prediction(path: Path, chances: Any, classes: Sequence[str], note: str) -> Prediction:
-    if chances is None:
-        return Prediction(str(path), note=note)
+def _prediction(path: Path, chances: np.ndarray, classes: Sequence[str]) -> Prediction:
     best = int(chances.argmax())
     named = {name: float(chance) for name, chance in zip(classes, chances, strict=True)}
     return Prediction(str(path), classes[best], float(chances[best]), named)

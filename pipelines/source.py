@@ -26,7 +26,7 @@ def source(
     training_label_smoothing: float = 0.1,
     precision: str = "auto",
     seed: int = 0,
-):
+) -> None:
     """Train a source model on labelled faces.
 
     Args:
@@ -76,10 +76,19 @@ def check(values: Mapping[str, Any]) -> None:
     from ..common.errors import expected
     from ..networks.architecture import Architecture
     from ..source.config import SourceConfig
+    from .choices import check_layout, check_precision, check_split, fields_as
 
     if not str(values["faces"]).strip():
         raise expected("faces", "a folder or s3://bucket/prefix", values["faces"], "Pass -p faces=FOLDER.")
+    check_layout("faces_layout", values["faces_layout"])
+    check_split("faces_split", values["faces_split"])
+    check_precision(values["precision"])
+    if not 0 <= values["training_label_smoothing"] < 1:
+        smoothing = values["training_label_smoothing"]
+        raise expected("training_label_smoothing", "at least 0 and below 1", smoothing, "Pass 0.1, or 0 for none.")
     names = ("width", "stem", "input_size", "channels", "bottleneck", "head")
-    Architecture(name=values["network"], **{name: values[f"network_{name}"] for name in names})
-    names = ("epochs", "batch_size", "learning_rate", "label_smoothing")
-    SourceConfig(**{name: values[f"training_{name}"] for name in names})
+    with fields_as("network_", *names, name="network"):
+        Architecture(name=values["network"], **{name: values[f"network_{name}"] for name in names})
+    fields = ("epochs", "batch_size", "learning_rate", "label_smoothing")
+    with fields_as("training_", *fields):
+        SourceConfig(**{name: values[f"training_{name}"] for name in fields})

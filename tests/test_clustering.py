@@ -2,13 +2,13 @@
 
 import sys
 import warnings
+from itertools import pairwise
 
 import faiss
 import numpy as np
 import pytest
 import sklearn.cluster
 import torch
-
 from ferry.clustering import append_one_and_normalise, kmeans
 from ferry.common.errors import UserError
 
@@ -171,7 +171,7 @@ def test_more_steps_never_raise_the_inertia():
     x = noise()
     for transfers in (False, True):
         inertias = [kmeans(x, 30, 0, iterations=i, transfers=transfers).inertia for i in (1, 2, 4, 8, 16)]
-        assert all(b <= a * (1 + 1e-6) for a, b in zip(inertias, inertias[1:], strict=False))
+        assert all(b <= a * (1 + 1e-6) for a, b in pairwise(inertias))
 
 
 def test_no_step_assigns_to_the_given_centroids():
@@ -219,6 +219,13 @@ def test_an_empty_cluster_moves_to_the_farthest_row():
     kept = kmeans(x, 2, seed=0, iterations=3, init=start, empty="keep")
     assert kept.assignments.tolist() == [0, 0, 0, 0]
     assert kept.centroids[1, 0] == pytest.approx(99)
+
+
+def test_refilling_an_empty_cluster_never_empties_another():
+    x = np.array([[0.0], [0.1], [0.2], [10.0]], np.float32)
+    start = np.array([[0.15], [12.0], [99.0]], np.float32)  # the farthest row, 10, is alone in its cluster
+    found = kmeans(x, 3, seed=0, iterations=1, init=start)
+    np.testing.assert_allclose(found.centroids[:, 0], [0.15, 10, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -5,19 +5,18 @@ Conti et al., "Cluster-level pseudo-labelling for source-free cross-domain facia
 
 from __future__ import annotations
 
-from dataclasses import replace
+import copy
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..common.errors import expected
-from ..networks import Classifier, Encoder, build_classifier
+from ..networks import Architecture, Classifier, Encoder, Normalisation, build_classifier, flops
 from ..training import LoopConfig, Tracker, TrainResult, train
-from ..training.supervised import Supervised
+from ..training.supervised import Supervised, checked_labels
 from ..training.views import finetune
-from .adabn import adabn
 from .config import FinetuningConfig
+from .statistics import adabn, as_new_model
 
 
 def start_network(
@@ -38,24 +37,26 @@ def start_network(
         classes: Class names, of the pseudo-labels.
 
     Raises:
-        UserError: The start needs a model that is not there.
+        UserError: The start needs a model that is not there, or the model has other classes.
     """
     if config.start in ("source", "adabn"):
         if source is None:
             fix = "A foreign model gives outputs but no weights: choose pretrained or scratch."
             raise expected("finetuning_start", "pretrained or scratch for this source", config.start, fix)
-        return adabn(source, target) if config.start == "adabn" else _copy(source)
+        if source.classes != tuple(classes):
+            fix = "Use labels that this source model made, or start from pretrained or scratch."
+            raise expected("classes", f"those of the source model, {', '.join(source.classes)}", list(classes), fix)
+        return adabn(source, target) if config.start == "adabn" else as_new_model(copy.deepcopy(source))
     if config.start == "pretrained" and encoder is None:
         fix = "Choose a pretraining, or start from source, adabn or scratch."
         raise expected("finetuning_start", "another than pretrained without a pretraining", config.start, fix)
     known = encoder or (source.encoder if source is not None else None)
-    if known is None:
-        raise expected(
-            "architecture", "given by a pretrained encoder or a source model", "none", "Choose a pretraining."
-        )
-    architecture = replace(known.architecture, bottleneck=0, head="linear")
+    if known is None:  # a foreign source and no pretraining
+        architecture = Architecture(channels=target.shape[1], input_size=target.shape[-1])
+        return build_classifier(architecture, classes, Normalisation.usual(target.shape[1]), seed=config.seed)
+    architecture = known.architecture.backbone
     fresh = encoder if config.start == "pretrained" else None
-    return build_classifier(architecture, classes, known.info.normalisation, seed=config.seed, encoder=fresh)
+    return build_classifier(architecture, classes, known.normalisation, seed=config.seed, encoder=fresh)
 
 
 def fine_tune(
@@ -88,26 +89,28 @@ def fine_tune(
     """
     if len(pixels) < 2:
         raise expected("labels", "at least 2 kept faces", len(pixels), "Raise labelling_keep.")
-    hard = labels if labels.ndim == 1 else labels.argmax(1)
-    if len(np.unique(hard)) < 2:
+    targets = checked_labels(labels, len(pixels), len(network.classes))
+    hard = targets if targets.ndim == 1 else targets.argmax(1)
+    if len(hard.unique()) < 2:
         name = network.classes[int(hard[0])]
         fix = "Raise labelling_keep, or use labelling_score=confidence; the source model may not fit this target."
         raise expected("labels", "of at least two classes", f"only {name}", fix)
     method = Supervised(
         network,
-        torch.from_numpy(labels),
+        targets,
         network.normalisation.mean,
         network.normalisation.std,
         finetune(pixels.shape[-1]),
         mixup=config.mixup,
         label_smoothing=config.label_smoothing,
+        flops_per_image=float(flops(network.architecture, training=True)),
     )
     loop = LoopConfig(
         epochs=config.epochs_for(len(pixels)),
-        batch_size=min(config.batch_size, len(pixels)),
+        batch_size=config.batch_for(len(pixels)),
         learning_rate=config.peak_learning_rate,
         momentum=config.momentum,
-        nesterov=True,
+        nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,
         schedule="cosine",
         warmup_epochs=0.0,
@@ -115,9 +118,3 @@ def fine_tune(
         seed=config.seed,
     )
     return train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name="fine-tuning")
-
-
-def _copy(source: Classifier) -> Classifier:
-    import copy
-
-    return copy.deepcopy(source)

@@ -58,7 +58,7 @@ def fine_tune(
     from ferry.common.stage import stage
 
     with stage("fine-tune") as record:
-        choices = {"start": start, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-        choices.update(mixup=mixup, precision=precision, seed=seed)
+        choices: dict[str, str | float] = dict(start=start, epochs=epochs, batch_size=batch_size, seed=seed)
+        choices.update(learning_rate=learning_rate, mixup=mixup, precision=precision)
         inputs = {"target": target.path, "source": source.path, "pretrained": pretrained.path, "labels": labels.path}
         fine_tuning_stage(inputs, model.path, record, **choices)

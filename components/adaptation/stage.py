@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..common.checkpoints import checkpoint_path
+from ..common.errors import expected
 from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
@@ -17,11 +18,11 @@ from ..faces import open_unlabelled
 from ..faces.pseudo_labels import PseudoLabels
 from ..networks import Classifier, load_encoder, load_source
 from ..networks.saved import is_saved_model, save_model
-from ..networks.trained import save_trained, skip_model
+from ..networks.trained import save_trained, skip_model, skipped_reason
 from ..training import open_tracker
-from .adabn import adabn
 from .clup import fine_tune, start_network
 from .config import FinetuningConfig
+from .statistics import adabn
 
 
 def adabn_stage(target: Path | str, source: Path | str, output: Path | str, record: StageRecord) -> None:
@@ -68,9 +69,11 @@ def fine_tuning_stage(
     source = load_source(inputs["source"])
     encoder = load_encoder(inputs["pretrained"]) if is_saved_model(inputs["pretrained"]) else None
     pixels = faces.pixels(*_input_shape(config, source.classifier, encoder))
-    network = start_network(
-        config, source=source.classifier, encoder=encoder, target=pixels, classes=labels.classes
-    )
+    if encoder is None and config.start == "pretrained":
+        reason = skipped_reason(inputs["pretrained"]) or "There is no saved encoder."
+        fix = f"{reason} Choose a pretraining, or start from source, adabn or scratch."
+        raise expected("finetuning_start", "another than pretrained without a pretraining", config.start, fix)
+    network = start_network(config, source=source.classifier, encoder=encoder, target=pixels, classes=labels.classes)
     rows = np.flatnonzero(labels.columns.kept)
     used = encoder if config.start == "pretrained" else None
     lineage = {
@@ -79,7 +82,7 @@ def fine_tuning_stage(
         "labels": digest_of([list(labels.keys), labels.columns.label, labels.columns.kept]),
         "pretrained": used.info.digest if used is not None else "none",
     }
-    determined_by: dict[str, Any] = {"config": asdict(config), **lineage}
+    determined_by: dict[str, Any] = {"config": asdict(config), "architecture": asdict(network.architecture), **lineage}
     tracker = open_tracker("fine-tuning")
     try:
         result = fine_tune(

@@ -15,6 +15,8 @@ from .files import digest_of
 FOLDER_VARIABLE = "FERRY_CHECKPOINTS"
 """Environment variable: folder of checkpoints; without it trainings keep none."""
 
+_given: list[Path] = []
+
 
 def checkpoint_path(stage: str, determined_by: Mapping[str, Any]) -> Path | None:
     """Returns the path of a stage's checkpoint, or None where no folder is given.
@@ -26,4 +28,12 @@ def checkpoint_path(stage: str, determined_by: Mapping[str, Any]) -> Path | None
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
         return None
-    return Path(folder) / f"{stage}-{digest_of(dict(determined_by))[:20]}.pt"
+    path = Path(folder) / f"{stage}-{digest_of(dict(determined_by))[:20]}.pt"
+    if path not in _given:
+        _given.append(path)
+    return path
+
+
+def given_paths() -> list[Path]:
+    """Returns every path that :func:`checkpoint_path` gave out in this process, for whoever tidies up afterwards."""
+    return list(_given)

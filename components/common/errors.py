@@ -97,7 +97,9 @@ def _raise_disk_error(error: OSError, what: str) -> NoReturn:
             "Free some space and run the same command again; what was finished before is kept."
         ) from error
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        raise expected(what, "writable", str(error.strerror), "Choose another folder or change its permissions.") from error
+        raise expected(
+            what, "writable", str(error.strerror), "Choose another folder or change its permissions."
+        ) from error
     raise error
 
 

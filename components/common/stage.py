@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from .checkpoints import given_paths
 from .errors import FerryError, RetryableError
 from .files import write_json
 
 FOLDER_VARIABLE = "FERRY_STAGE_FOLDER"
 """Environment variable: where stages leave their records for the runner (one JSON file a stage)."""
+
+RUNNER_VARIABLE = "FERRY_RUNNER_PID"
+"""Environment variable: process without which a stage must not go on; empty where the system itself sees to that."""
+
+_LOOK_EVERY = 1.0
 
 logger = logging.getLogger("ferry")
 
@@ -35,6 +43,8 @@ class StageRecord:
         error: The message for people, where the stage failed.
         warnings: What people should know although the stage succeeded.
         facts: Small results worth a line in ``run.json``.
+        checkpoints: Paths of the checkpoints that the stage may have written.
+        pid: Its process.
     """
 
     name: str
@@ -45,6 +55,8 @@ class StageRecord:
     error: str = ""
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
+    pid: int = field(default_factory=os.getpid)
 
     def warn(self, message: str) -> None:
         """Logs a warning and keeps it for the run's record."""
@@ -52,10 +64,14 @@ class StageRecord:
         self.warnings.append(message)
 
     def write(self) -> None:
-        """Leaves the record for the runner, where one watches."""
+        """Leaves the record for the runner, where one watches; a full disk must not hide how the work ended."""
         folder = os.environ.get(FOLDER_VARIABLE)
-        if folder:
+        if not folder:
+            return
+        try:
             write_json(Path(folder) / f"{self.name}.json", asdict(self))
+        except (FerryError, OSError) as error:
+            logger.error("%s: its record could not be written. %s", self.name, error)
 
 
 def log_to_stderr() -> None:
@@ -85,26 +101,68 @@ def stage(name: str) -> Iterator[StageRecord]:
         SystemExit: The work failed; the code says whether a retry can help.
     """
     log_to_stderr()
+    _follow_runner()
     record = StageRecord(name=name, started=time.time())
+    before = len(given_paths())
     record.write()
     logger.info("%s: started", name)
     try:
-        yield record
+        with _sigterm_interrupts():
+            yield record
         record.status = "done"
     except FerryError as error:
         _fail(record, error.exit_code, str(error))
     except KeyboardInterrupt:
-        _fail(record, RetryableError.exit_code, f"{name} was interrupted. Run the same command again to continue.")
+        _fail(record, RetryableError.exit_code, f"{name} was interrupted; run the same command again to continue.")
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        _fail(record, code or 1, f"{name} ended itself with {error.code!r} before its work was done.")
     except Exception as error:
         traceback.print_exc()
-        _fail(record, 1, f"{type(error).__name__}: {error}")
+        _fail(record, 1, f"{type(error).__name__}: {error}".rstrip(": "))
     finally:
         record.ended = time.time()
+        record.checkpoints = [str(path) for path in given_paths()[before:]]
         record.write()
     if record.status == "failed":
         logger.error("%s: failed. %s", name, record.error)
         raise SystemExit(record.exit_code)
     logger.info("%s: done in %.1f s", name, record.ended - record.started)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does, so that the record says so; the training loop has its own grace."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _follow_runner() -> None:
+    """Ends this process when the runner's is gone: nobody would read the result, and a new run may be at work."""
+    runner = int(os.environ.get(RUNNER_VARIABLE) or 0)
+    if runner:
+        threading.Thread(target=_wait_for_end, args=(runner,), name="ferry-runner-watch", daemon=True).start()
+
+
+def _wait_for_end(runner: int) -> None:
+    while True:
+        try:
+            os.kill(runner, 0)
+        except ProcessLookupError:
+            os._exit(RetryableError.exit_code)
+        except PermissionError:  # alive, of another user
+            pass
+        time.sleep(_LOOK_EVERY)
 
 
 def _fail(record: StageRecord, code: int, message: str) -> None:

@@ -19,6 +19,7 @@ def evaluate(
     pretrained: dsl.Input[dsl.Model],
     labels: dsl.Input[dsl.Artifact],
     method: str = "CluP",
+    scored: str = "",
     seed: int = 0,
 ) -> None:
     """Evaluate source, AdaBN and the adapted model on the holdout, and write the report.
@@ -36,6 +37,7 @@ def evaluate(
         pretrained: The pretrained encoder, for its curves; may be skipped.
         labels: The pseudo-labels.
         method: Name of the method in the report.
+        scored: Classes that count, separated by commas; empty for all.
         seed: Seed of the embedding pictures.
     """
     from ferry.common.stage import stage
@@ -45,7 +47,7 @@ def evaluate(
         models = {"source": source.path, "adabn": adabn.path, "adapted": adapted.path, "pretrained": pretrained.path}
         data = {"target": target.path, "holdout": holdout.path, "labels": labels.path}
         outputs = {"evaluation": evaluation.path, "report": report.path}
-        found = evaluation_stage(data, models, outputs, record, method=method, seed=seed)
+        found = evaluation_stage(data, models, outputs, record, method=method, scored=scored, seed=seed)
         for name, value in found.scalars.items():
             metrics.log_metric(name, value)
         if found.matrix:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
@@ -13,14 +14,22 @@ from .arrays import Floats, Integers
 from .calibration import Reliability
 from .formats import count, percent, short
 from .intervals import Interval
-from .svg import MARKERS, Drawing, shorten, text_width, ticks
+from .svg import BAD, CLASSES, INK, LINE, MODELS, SOFT, UNITS, canvas, plain, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH = 320.0
 
-ROW_COLOURS = 6
-"""Colours of models: 0 is the source's, 1 the adapted one's."""
+MAX_VECTOR_POINTS = 1000
+"""A scatter chart of more points than this holds them as one small image."""
 
-_CURVE_POINTS = 240
+_MARKERS = (("o", 5.2), ("s", 4.6), ("^", 5.8), ("D", 4.4), ("v", 5.8), ("P", 6.2), ("X", 5.8), ("*", 8.0))
+_LETTER = 6.1
+_LARGEST = 1e300
+_LABEL_STEP = 13.0
+_DASHED = (0, (4, 3))
 
 
 @dataclass(frozen=True)
@@ -45,56 +54,74 @@ def interval_chart(groups: Mapping[str, Sequence[Bar]], label: str) -> Markup:
         groups: Heading and values of each group, in order.
         label: What the picture shows.
     """
-    left = min(130.0, max((text_width(name) for name in groups), default=20.0) + 10)
+    left = min(130.0, max((len(name) for name in groups), default=3) * _LETTER + 10)
     step, gap = 13.0, 9.0
-    height = sum(step * len(bars) + gap for bars in groups.values()) + 26
-    drawing = Drawing(WIDTH, height, label)
-    right = WIDTH - 44
-    _percent_axis(drawing, left, right, 6, height - 20)
-    y = 6.0
-    for name, bars in groups.items():
-        drawing.text(left - 6, y + step * len(bars) / 2 + 4, shorten(name, left - 6), "end")
-        for bar in bars:
-            _interval(drawing, bar, y + step / 2, left, right)
-            y += step
-        y += gap
-        drawing.line(left, y - gap / 2, right, y - gap / 2, "grid")
-    return drawing.render()
+    height = sum(step * len(bars) + gap for bars in groups.values()) or gap
+    middles, borders, y = [], [], gap / 2
+    places: dict[int, list[tuple[Bar, float]]] = {}
+    with canvas(WIDTH, height + 26) as figure:
+        axes = _axes(figure, left, 6, WIDTH - left - 44, height)
+        for bars in groups.values():
+            for row, bar in enumerate(bars):
+                places.setdefault(bar.index, []).append((bar, y + step * (row + 0.5)))
+            middles.append(y + step * len(bars) / 2)
+            y += step * len(bars) + gap
+            borders.append(y - gap / 2)
+        for index, bars_at in places.items():
+            _intervals(axes, index, bars_at)
+        axes.set(xlim=(0, 1), ylim=(height, 0))
+        axes.set_yticks(middles, [_cut(name, left - 6) for name in groups])
+        axes.set_yticks(borders, minor=True)
+        axes.tick_params("y", labelcolor=INK, labelsize=11)
+        axes.grid(axis="y", which="minor")
+        axes.grid(axis="x")
+        axes.spines["bottom"].set_visible(False)
+        _in_percent(axes, "x")
+        words = (f"{name}: {', '.join(percent(bar.value) for bar in bars)}" for name, bars in groups.items())
+        return render(figure, label, "; ".join(words))
 
 
 def reliability_chart(curve: Reliability, name: str) -> Markup:
     """Draws accuracy against confidence per bin, the distance to the diagonal, and where the images are."""
-    size, left, top = 200.0, 38.0, 8.0
-    drawing = Drawing(WIDTH, 300, f"Reliability diagram of {name}: {_reliability_words(curve)}")
-    bottom = top + size
-    for tick in ticks(0, 1):
-        y, x = bottom - size * tick, left + 264 * tick
-        drawing.line(left, y, left + 264, y, "grid")
-        drawing.text(left - 5, y + 4, f"{100 * tick:.0f}", "end", "small")
-        drawing.text(x, 282, f"{100 * tick:.0f}", "middle", "small")
-    total = max(1, sum(curve.counts))
-    most = max(1, *curve.counts)
-    width = 264 / len(curve.counts)
-    for index, number in enumerate(curve.counts):
-        confidence, accuracy = curve.confidence[index], curve.accuracy[index]
-        if confidence is None or accuracy is None:
-            continue
-        x = left + width * index
-        drawing.rectangle(x + 1, bottom - size * accuracy, width - 2, size * accuracy, "s1 solid")
-        low, high = sorted((accuracy, confidence))
-        drawing.rectangle(x + 1, bottom - size * high, width - 2, size * (high - low), "gap")
-        drawing.rectangle(x + 1, 268 - 44 * number / most, width - 2, 44 * number / most, "s0 solid")
-    drawing.line(left, bottom, left + 264, top, "reference")
-    drawing.line(left, bottom, left + 264, bottom)
-    drawing.line(left, 268, left + 264, 268)
-    drawing.text(left + 4, top + 11, "accuracy per bin, %", style="small")
-    drawing.text(left + 4, 222, f"images per bin (most: {percent(most / total, 0)})", style="small")
-    drawing.text(left + 132, 296, "confidence, %", "middle", "small")
-    return drawing.render()
+    edges, counts = np.array(curve.edges), np.array(curve.counts)
+    right, claimed = (np.array([v or 0.0 for v in values]) for values in (curve.accuracy, curve.confidence))
+    middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges) * 0.9
+    most = max(1, int(counts.max(initial=0)))
+    with canvas(WIDTH, 302) as figure:
+        upper, lower = _axes(figure, 38, 8, 268, 196), _axes(figure, 38, 226, 268, 42)
+        filled = counts > 0
+        upper.bar(middles[filled], right[filled], widths[filled], color=MODELS[1])
+        upper.bar(
+            middles[filled],
+            np.abs(claimed - right)[filled],
+            widths[filled],
+            np.minimum(claimed, right)[filled],
+            facecolor="none",
+            edgecolor=BAD,
+            linewidth=0.8,
+            hatch="//",
+        )
+        upper.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=_DASHED)
+        upper.text(0.015, 0.985, "accuracy per bin, %", va="top")
+        upper.grid(axis="y")
+        _in_percent(upper, "y")
+        lower.bar(middles[filled], counts[filled], widths[filled], color=MODELS[0])
+        share = percent(most / max(1, int(counts.sum())), 0)
+        lower.text(0.015, 1.06, f"images per bin (most: {share})", transform=lower.transAxes)
+        lower.set(ylim=(0, most), yticks=[], xlabel="confidence, %")
+        for axes in (upper, lower):
+            axes.set_xlim(0, 1)
+            _in_percent(axes, "x")
+        upper.tick_params("x", labelbottom=False)
+        return render(figure, f"Reliability diagram of {name}", _reliability_words(curve))
 
 
 def line_chart(
-    points: Sequence[tuple[float, float]], label: str, x_name: str, references: Mapping[str, float] | None = None
+    points: Sequence[tuple[float, float]],
+    label: str,
+    x_name: str,
+    references: Mapping[str, float] | None = None,
+    key: str = "",
 ) -> Markup:
     """Draws one curve with named reference levels.
 
@@ -103,125 +130,167 @@ def line_chart(
         label: What the picture shows.
         x_name: Name of the x axis.
         references: Name and height of dashed lines, for instance ``{"ln K": 5.01}``.
+        key: Tells apart curves of one page that may be the same.
     """
-    usable = _thin([(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)])
-    levels = {name: value for name, value in (references or {}).items() if math.isfinite(value)}
-    values = [y for _, y in usable] + list(levels.values())
-    low, high = _range(values)
-    first, last = (usable[0][0], usable[-1][0]) if usable else (0.0, 1.0)
-    drawing = Drawing(WIDTH, 190, f"{label}: {_curve_words(usable)}")
-    left, right, top, bottom = 48.0, WIDTH - 10, 10.0, 154.0
-    span = (last - first) or 1.0
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + (right - left) * (x - first) / span, bottom - (bottom - top) * (y - low) / (high - low)
-
-    for tick in ticks(low, high):
-        y = place(first, tick)[1]
-        drawing.line(left, y, right, y, "grid")
-        drawing.text(left - 5, y + 4, short(tick), "end", "small")
-    for tick in ticks(first, last) if last > first else [first]:
-        drawing.text(place(tick, low)[0], bottom + 14, short(tick), "middle", "small")
-    for name, value in levels.items():
-        y = place(first, value)[1]
-        drawing.line(left, y, right, y, "reference")
-        drawing.text(right - 2, y - 4 if y > top + 14 else y + 12, f"{name} = {short(value)}", "end", "small")
-    drawing.curve([place(x, y) for x, y in usable], "line s1")
-    drawing.line(left, bottom, right, bottom)
-    drawing.text((left + right) / 2, 186, x_name, "middle", "small")
-    return drawing.render()
+    usable = [(x, y) for x, y in points if abs(x) < _LARGEST and abs(y) < _LARGEST]
+    levels = {name: value for name, value in (references or {}).items() if abs(value) < _LARGEST}
+    low, high = _range([y for _, y in usable] + list(levels.values()))
+    with canvas(WIDTH, 190) as figure:
+        axes = _axes(figure, 48, 10, WIDTH - 58, 144)
+        for name, value in levels.items():
+            _level(axes, f"{name} = {short(value)}", value, below=(value - low) / (high - low) > 0.9)
+        x, y = np.array(usable or np.zeros((0, 2))).T
+        axes.plot(x, y, color=MODELS[1], marker="o" if len(x) == 1 else "", clip_on=False)
+        if len(x) and x[0] < x[-1]:
+            axes.set_xlim(x[0], x[-1])
+        axes.set(ylim=(low, high), xlabel=plain(x_name))
+        _round_ticks(axes, x=[x[0]] if len(x) and x[0] >= x[-1] else None)
+        axes.grid(axis="y")
+        return render(figure, label, _curve_words(usable, levels), key)
 
 
 def histogram_chart(edges: Floats, everything: Integers, kept: Integers, x_name: str, label: str) -> Markup:
     """Draws a histogram of all values with the kept ones in front."""
-    drawing = Drawing(WIDTH, 190, label)
-    left, right, top, bottom = 48.0, WIDTH - 10, 10.0, 154.0
-    most = max(1, int(everything.max(initial=0)))
-    for tick in ticks(0, most):
-        y = bottom - (bottom - top) * tick / most
-        drawing.line(left, y, right, y, "grid")
-        drawing.text(left - 5, y + 4, count(round(tick)) if tick == round(tick) else "", "end", "small")
-    width = (right - left) / max(1, len(everything))
-    for index, (all_of, used) in enumerate(zip(everything, kept, strict=True)):
-        x = left + width * index
-        for number, style in ((int(all_of), "s0 solid"), (int(used), "s1 solid")):
-            tall = (bottom - top) * number / most
-            drawing.rectangle(x + 0.7, bottom - tall, width - 1.4, tall, style)
-    for tick in ticks(float(edges[0]), float(edges[-1])):
-        x = left + (right - left) * (tick - edges[0]) / (edges[-1] - edges[0])
-        drawing.text(x, bottom + 14, short(tick), "middle", "small")
-    drawing.line(left, bottom, right, bottom)
-    drawing.text((left + right) / 2, 186, x_name, "middle", "small")
-    return drawing.render()
+    from matplotlib.ticker import MaxNLocator
+
+    with canvas(WIDTH, 190) as figure:
+        axes = _axes(figure, 48, 10, WIDTH - 58, 144)
+        middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges) * 0.9
+        axes.bar(middles, everything, widths, color=MODELS[0])
+        axes.bar(middles, kept, widths, color=MODELS[1])
+        axes.set(xlim=(edges[0], edges[-1]), ylim=(0, max(1, int(everything.max(initial=0)))), xlabel=plain(x_name))
+        _round_ticks(axes)
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(axis="y")
+        return render(figure, label, f"{count(int(kept.sum()))} of {count(int(everything.sum()))} are kept")
 
 
 def scatter_chart(points: Floats, groups: Integers, names: Sequence[str], label: str) -> Markup:
     """Draws points [N, 2], with a shape and a colour for each group and its name at its middle."""
     side = 300.0
-    drawing = Drawing(side, side, label)
-    drawing.rectangle(0.5, 0.5, side - 1, side - 1, "frame")
     low, high = points.min(axis=0), points.max(axis=0)
-    scale = np.where(high > low, high - low, 1)
-    placed = 14 + (side - 28) * (points - low) / scale
-    placed[:, 1] = side - placed[:, 1]
-    for index in range(len(names)):
-        chosen = placed[groups == index]
-        drawing.markers([(float(x), float(y)) for x, y in chosen], index, f"point c{index % MARKERS}")
-    middles = [
-        np.median(placed[groups == index], axis=0) if (groups == index).any() else None for index in range(len(names))
-    ]
-    for name, x, y in _spread([(name, m) for name, m in zip(names, middles, strict=True) if m is not None], side):
-        drawing.text(x, y, name, "middle", "halo")
-    return drawing.render()
+    placed = 14 + (side - 28) * (points - low) / np.where(high > low, high - low, 1)
+    with canvas(side, side) as figure:
+        axes = _axes(figure, 0.5, 0.5, side - 1, side - 1)
+        axes.set(xlim=(0, side), ylim=(0, side), xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color=LINE)
+        middles = {}
+        for index, name in enumerate(names):
+            chosen = placed[groups == index]
+            if not len(chosen):
+                continue
+            middles[index] = (plain(name), np.median(chosen, axis=0))
+            marker, size = _MARKERS[index % len(_MARKERS)]
+            axes.plot(
+                *chosen.T, marker, markersize=size, color=CLASSES[index % len(CLASSES)], alpha=0.72,
+                rasterized=len(points) > MAX_VECTOR_POINTS,
+            )  # fmt: skip
+        for name, x, y in _spread(list(middles.values()), side):
+            axes.text(x, y, name, color=INK, fontsize=11.5, ha="center", va="center", gid="halo")
+        sizes = (f"{name}: {count(int((groups == index).sum()))}" for index, (name, _) in middles.items())
+        return render(figure, label, f"Points by group: {', '.join(sizes)}")
 
 
+@functools.cache
 def legend_mark(index: int, kind: str = "s") -> Markup:
     """Returns the small marker that stands for a model (``s``) or a class (``c``) in a legend."""
-    drawing = Drawing(10, 10, "")
-    shape, style = (index, f"c{index % MARKERS} point") if kind == "c" else (row_shape(index), row_style(index))
-    drawing.marker(5, 5, shape, style)
-    return drawing.render()
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.patches import PathPatch
+    from matplotlib.transforms import Affine2D
+
+    colours = CLASSES if kind == "c" else MODELS
+    marker, size = _MARKERS[index % len(_MARKERS)]
+    form = MarkerStyle(marker)
+    with canvas(10, 10) as figure:
+        # A patch, because a marker needs an id and the same mark stands in many places of a page.
+        place = Affine2D().scale(size / UNITS).translate(5 / UNITS, 5 / UNITS) + figure.dpi_scale_trans
+        path = form.get_path().transformed(form.get_transform())
+        figure.add_artist(
+            PathPatch(path, facecolor=colours[index % len(colours)], edgecolor="none", linewidth=0, transform=place)
+        )
+        return render(figure)
 
 
-def row_style(index: int) -> str:
-    """CSS classes of a model's colour."""
-    return f"s{index % ROW_COLOURS} fill"
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Places axes; all in units of the drawing, from its upper left corner."""
+    wide, tall = figure.get_size_inches() * UNITS
+    axes = figure.add_axes((left / wide, 1 - (top + height) / tall, width / wide, height / tall))
+    axes.patch.set_visible(False)
+    return axes
 
 
-def row_shape(index: int) -> int:
-    """Marker shape of a model."""
-    return index % MARKERS
+def _round_ticks(axes: Axes, x: Sequence[float] | None = None) -> None:
+    """Puts a few round numbers on both axes, or the numbers `x` on the lower one."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    if x is not None:
+        axes.xaxis.set_major_locator(FixedLocator(x))
 
 
-def _interval(drawing: Drawing, bar: Bar, y: float, left: float, right: float) -> None:
-    if bar.value is None:
-        drawing.text(left + 4, y + 4, "no image", style="small")
-        return
-    if bar.bounds is not None:
-        low, high = (left + (right - left) * bound for bound in bar.bounds)
-        drawing.line(low, y, high, y, f"s{bar.index % ROW_COLOURS} whisker")
-    drawing.marker(left + (right - left) * bar.value, y, row_shape(bar.index), row_style(bar.index))
-    drawing.text(right + 6, y + 4, percent(bar.value), style="small")
+def _tick(value: float) -> str:
+    return count(round(value)) if 1e4 <= abs(value) < 1e7 and value == round(value) else short(value)
+
+
+def _level(axes: Axes, text: str, value: float, *, below: bool) -> None:
+    axes.axhline(value, color=SOFT, linewidth=1, linestyle=_DASHED)
+    axes.annotate(
+        text,
+        (1, value),
+        (-2, -3 if below else 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        va="top" if below else "bottom",
+    )
+
+
+def _in_percent(axes: Axes, which: str) -> None:
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set(**{f"{which}lim": (0, 1), f"{which}ticks": [0, 0.25, 0.5, 0.75, 1]})
+    (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(PercentFormatter(1, 0, symbol=""))
+
+
+def _intervals(axes: Axes, index: int, bars: Sequence[tuple[Bar, float]]) -> None:
+    """Draws the values of one model at their heights."""
+    known = []
+    for bar, y in bars:
+        if bar.value is None:
+            axes.text(0.015, y, "no image", va="center")
+            continue
+        low, high = bar.bounds or (bar.value, bar.value)
+        known.append((bar.value, y, max(0.0, bar.value - low), max(0.0, high - bar.value)))
+        axes.annotate(percent(bar.value), (1, y), (6, 0), textcoords="offset points", va="center")
+    if known:
+        values, places, *reach = np.array(known).T
+        marker, size = _MARKERS[index % len(_MARKERS)]
+        colour = MODELS[index % len(MODELS)]
+        axes.errorbar(
+            values, places, xerr=reach, fmt=marker, markersize=size, color=colour, elinewidth=1.6, clip_on=False
+        )
+
+
+def _cut(text: str, width: float) -> str:
+    """Returns the text, cut with an ellipsis where it is wider than `width`."""
+    room = max(1, int(width / _LETTER))
+    text = plain(text)
+    return text if len(text) <= room else text[: max(1, room - 1)] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def _spread(labels: list[tuple[str, Floats]], side: float) -> list[tuple[str, float, float]]:
-    """Moves labels down, in order of height, until none covers another; they stay within the frame."""
+    """Moves labels down, from the highest on, until none covers another; they stay within the frame."""
     placed: list[tuple[str, float, float]] = []
-    for name, (x, y) in sorted(labels, key=lambda item: float(item[1][1])):
-        half = text_width(name) / 2 + 2
-        left, top = min(max(float(x), half), side - half), float(y) + 4
+    for name, (x, height) in sorted(labels, key=lambda item: -float(item[1][1])):
+        half = len(name) * _LETTER / 2 + 2
+        middle, y = min(max(float(x), half), side - half), float(height)
         for other, other_x, other_y in placed:
-            if abs(left - other_x) < half + text_width(other) / 2 and top - other_y < 13:
-                top = other_y + 13
-        placed.append((name, left, min(top, side - 4)))
+            if abs(middle - other_x) < half + len(other) * _LETTER / 2 and other_y - y < _LABEL_STEP:
+                y = other_y - _LABEL_STEP
+        placed.append((name, middle, max(y, 8.0)))
     return placed
-
-
-def _percent_axis(drawing: Drawing, left: float, right: float, top: float, bottom: float) -> None:
-    for tick in ticks(0, 1):
-        x = left + (right - left) * tick
-        drawing.line(x, top, x, bottom, "grid")
-        drawing.text(x, bottom + 14, f"{100 * tick:.0f}", "middle", "small")
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -232,17 +301,11 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     return (0.0 if 0 <= low < margin * 3 else low - margin), high + margin
 
 
-def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    if len(points) <= _CURVE_POINTS:
-        return points
-    chosen = np.unique(np.linspace(0, len(points) - 1, _CURVE_POINTS).round().astype(int))
-    return [points[index] for index in chosen]
-
-
-def _curve_words(points: Sequence[tuple[float, float]]) -> str:
+def _curve_words(points: Sequence[tuple[float, float]], levels: Mapping[str, float]) -> str:
     if not points:
         return "no values"
-    return f"from {short(points[0][1])} to {short(points[-1][1])}"
+    named = "".join(f"; {name} = {short(value)}" for name, value in levels.items())
+    return f"from {short(points[0][1])} to {short(points[-1][1])}{named}"
 
 
 def _reliability_words(curve: Reliability) -> str:

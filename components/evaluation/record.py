@@ -142,7 +142,8 @@ def curves(history: History, anchor: str) -> Section | None:
         caption = f"From {short(finite[0])} to {short(finite[-1])}." if finite else "No finite value."
         if levels:
             caption += " Dashed: " + "; ".join(f"{name} = {short(value)}" for name, value in levels.items()) + "."
-        figures.append(Figure(title, line_chart(points, title, history.x_name, levels), caption))
+        chart = line_chart(points, title, history.x_name, levels, f"{anchor} {key}")
+        figures.append(Figure(title, chart, caption))
     if not figures:
         return None
     intro = history.note

@@ -22,7 +22,7 @@ from .page import Section
 from .record import History, PseudoLabelData
 from .verdict import Verdict
 
-_TEMPLATES = Path(__file__).with_name("templates")
+_FOLDER = Path(__file__).parent
 _LEVELS = {
     "better": "Better than its source",
     "mixed": "Mixed result",
@@ -134,13 +134,13 @@ def render_report(data: ReportData) -> str:
     evaluation = data.evaluated()
     parts, alarms = _sections(data, evaluation)
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(_FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
+    style = Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
     return environment.get_template("report.html.jinja").render(
         title=data.title,
         subtitle=data.subtitle,

@@ -112,8 +112,6 @@ def _rows(
             fix = "Map the holdout's labels to the model's classes, or use a model with these classes."
             raise expected("holdout classes", f"those of the model {name}, {model.classes}", holdout.classes, fix)
         outputs = model.outputs(faces.pixels(model.input_size, model.channels))
-        if outputs.feature_kind == "logits":
-            left_out.append(f"Features of {name}: the model exposes none, so its logits served in their place.")
         rows.append(ReportRow(name, outputs.logits, outputs.features, feature_kind=outputs.feature_kind))
     return rows, left_out
 
@@ -182,7 +180,8 @@ def _record(evaluation: Evaluation, record: StageRecord, outputs: Mapping[str, P
     metrics = {keys[name]: row.metrics.to_json() for name, row in evaluation.rows.items()}
     record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
     for alarm in evaluation.alarms:
-        record.warn(getattr(alarm, "text", str(alarm)))
+        if alarm.level == "warning":
+            record.warn(alarm.text)
     tracker = open_tracker("evaluation")
     for key, row in metrics.items():
         tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)

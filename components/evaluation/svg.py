@@ -1,117 +1,197 @@
-"""Small inline SVG drawings for an HTML page.
+"""From a matplotlib figure to SVG inside an HTML page, which then gives it colours (light, dark, print) and fonts.
 
-Drawn here rather than by a plotting library, because the pictures take their colours and fonts from the page (light,
-dark, print), stay a few kilobytes each, and keep their text as text.
+A figure is drawn in the light colours of the page's style sheet. Each becomes the style sheet's variable of that name,
+and the darkest the colour of the text around the picture, so that one drawing suits every page.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-MARKERS = 8
-"""Different marker shapes and colours; classes beyond them start again."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_TEXT_WIDTH = 6.1
+UNITS = 72
+"""Units of a drawing's coordinate system per inch of the figure: one point of type is one unit."""
 
-_SHAPES = (
-    "m-2.6 0a2.6 2.6 0 1 0 5.2 0a2.6 2.6 0 1 0-5.2 0",
-    "m-2.3-2.3h4.6v4.6h-4.6z",
-    "m0-3l2.9 5h-5.8z",
-    "m0-3.2l3.2 3.2l-3.2 3.2l-3.2-3.2z",
-    "m0 3l2.9-5h-5.8z",
-    "m-1-3h2v2h2v2h-2v2h-2v-2h-2v-2h2z",
-    "m-3.2-1.2h6.4v2.4h-6.4z",
-    "m-1.2-3.2h2.4v6.4h-2.4z",
-)
+INK, SOFT, LINE, GRID, BAD = "#1c2230", "#596273", "#d9dde4", "#e8ebf0", "#b3261e"
+MODELS = ("#6f7785", "#0b62a4", "#c77400", "#14856a", "#c2410c", "#9a4d86")
+"""Colours of models, apart for colour-blind people: the source's, the adapted one's, others."""
+CLASSES = ("#c2410c", "#117733", "#6a3d9a", "#d99a00", "#6f7785", "#0b62a4", "#2aa3c4", "#c4548f")
+"""Colours of classes; those beyond them start again."""
+
+VARIABLES = {
+    **{colour: f"c{index}" for index, colour in enumerate(CLASSES)},
+    **{colour: f"s{index}" for index, colour in enumerate(MODELS)},
+    **{SOFT: "soft", LINE: "line", GRID: "grid", BAD: "bad"},
+}
+"""Name of each colour's variable in the style sheet."""
+
+_RASTER_DPI = 2 * UNITS
+
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "ferry",  # ids, else random
+    "text.parse_math": False,  # a name may hold dollar signs
+    "font.size": 10.5,
+    "text.color": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 1.0,
+    "axes.spines.left": False,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 1.0,
+    "xtick.labelcolor": SOFT,
+    "xtick.major.size": 0,
+    "xtick.major.pad": 5,
+    "ytick.labelcolor": SOFT,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "ytick.major.pad": 5,
+    "lines.linewidth": 1.8,
+    "lines.markeredgewidth": 0,
+    "lines.solid_joinstyle": "round",
+    "hatch.linewidth": 0.9,
+    "path.simplify_threshold": 0.5,
+}
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+_REFERENCE = re.compile(r"(?<=url\(#)[^)]+(?=\))")
+_NUMBER = re.compile(r"-?\d+\.\d+")
 
 
-class Drawing:
-    """A drawing in a fixed coordinate system that scales to the width of its place.
+@contextmanager
+def canvas(width: float, height: float) -> Iterator[Figure]:
+    """Gives an empty transparent figure in the report's style; draw and :func:`render` it inside the ``with``.
+
+    The reader's own matplotlib settings do not matter and are back afterwards.
 
     Args:
-        width: Width of the coordinate system; text is 11 units high, so about 340 reads well on a phone.
-        height: Height of the coordinate system.
-        label: What the picture shows, for people who do not see it; empty for a mark beside a name.
+        width: Width in units; text is about 11 units high, so about 340 reads well on a phone.
+        height: Height in units.
     """
+    from matplotlib import style
+    from matplotlib.figure import Figure
 
-    def __init__(self, width: float, height: float, label: str) -> None:
-        self.width, self.height, self.label = width, height, label
-        self._parts: list[str] = []
-
-    def line(self, x1: float, y1: float, x2: float, y2: float, style: str = "axis") -> None:
-        """Draws a line; `style` is a CSS class."""
-        self._parts.append(f'<path class="{style}" d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}"/>')
-
-    def rectangle(self, x: float, y: float, width: float, height: float, style: str) -> None:
-        """Draws a rectangle; nothing where it has no area."""
-        if width > 0 and height > 0:
-            size = f'width="{_n(width)}" height="{_n(height)}"'
-            self._parts.append(f'<rect class="{style}" x="{_n(x)}" y="{_n(y)}" {size}/>')
-
-    def curve(self, points: Sequence[tuple[float, float]], style: str) -> None:
-        """Draws a line through points, or a dot for a single one."""
-        if len(points) == 1:
-            self.marker(points[0][0], points[0][1], 0, style.replace("line", "fill"))
-        elif points:
-            path = "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
-            self._parts.append(f'<path class="{style}" d="M{path}"/>')
-
-    def marker(self, x: float, y: float, shape: int, style: str) -> None:
-        """Draws one marker."""
-        self.markers([(x, y)], shape, style)
-
-    def markers(self, points: Iterable[tuple[float, float]], shape: int, style: str) -> None:
-        """Draws many markers of one shape as a single path, which keeps thousands of them small."""
-        form = _SHAPES[shape % MARKERS]
-        path = "".join(f"M{_n(x)} {_n(y)}{form}" for x, y in points)
-        if path:
-            self._parts.append(f'<path class="{style}" d="{path}"/>')
-
-    def text(self, x: float, y: float, text: str, anchor: str = "start", style: str = "") -> None:
-        """Writes text; it is escaped here."""
-        extra = f' class="{style}"' if style else ""
-        place = f'x="{_n(x)}" y="{_n(y)}"' + (f' text-anchor="{anchor}"' if anchor != "start" else "")
-        self._parts.append(f"<text {place}{extra}>{escape(text)}</text>")
-
-    def render(self) -> Markup:
-        """Returns the drawing as an ``svg`` element; without a label it is a small mark that readers skip."""
-        box = f'viewBox="0 0 {_n(self.width)} {_n(self.height)}"'
-        role = f'role="img" aria-label="{escape(self.label)}"' if self.label else 'class="mark" aria-hidden="true"'
-        return Markup(f"<svg {box} {role}>{''.join(self._parts)}</svg>")  # noqa: S704 (all text is escaped)
+    with warnings.catch_warnings(), style.context(["default", _STYLE]):
+        # The page's font shows the text; matplotlib's only measures it and need not have every letter.
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure = Figure(figsize=(width / UNITS, height / UNITS), dpi=_RASTER_DPI)
+        figure.patch.set_visible(False)
+        yield figure
 
 
-def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Returns round values between `low` and `high`, about as many as wanted.
+def render(figure: Figure, title: str = "", words: str = "", key: str = "") -> Markup:
+    """Returns a figure as an ``svg`` element that is as wide as its place.
+
+    The same figure gives the same bytes. Ids start with a digest of the picture, so that pictures of one page do not
+    meet.
+
+    Args:
+        figure: From :func:`canvas`.
+        title: What the picture shows, for people who do not see it; empty for a mark beside a name, which they skip.
+        words: What is to be seen in it.
+        key: Tells apart pictures that would else be the same.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+    source = buffer.getvalue()
+    prefix = "v" + hashlib.sha256("\0".join((source, title, words, key)).encode()).hexdigest()[:10]
+    drawn = ElementTree.fromstring(source)  # noqa: S314 (written by matplotlib a line above)
+    names: dict[str, str] = {}
+    root = ElementTree.Element("svg", {"viewBox": drawn.attrib["viewBox"]})
+    if title:
+        root.attrib |= {"role": "img", "aria-labelledby": f"{prefix}t {prefix}d"}
+        for tag, text in (("title", title), ("desc", words)):
+            ElementTree.SubElement(root, tag, {"id": f"{prefix}{tag[0]}"}).text = plain(text)
+    else:
+        root.attrib |= {"class": "mark", "aria-hidden": "true"}
+    root.extend(_tidy(child, prefix, names) for child in drawn)
+    _name(root, names)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 (the serialiser escapes all text)
+
+
+def plain(text: str) -> str:
+    """Returns the text without line breaks and signs that XML does not allow.
 
     Example:
-        >>> ticks(0, 1)
-        [0.0, 0.25, 0.5, 0.75, 1.0]
-        >>> ticks(3.4, 5.1)
-        [3.5, 4.0, 4.5, 5.0]
+        >>> plain(f"two{chr(10)}lines")
+        'two lines'
     """
-    span = high - low
-    if not math.isfinite(span) or span <= 0:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(span / wanted))
-    step = min((power * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda size: abs(span / size - wanted))
-    first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def text_width(text: str) -> float:
-    """Returns about how wide a text is in a drawing."""
-    return len(text) * _TEXT_WIDTH
+def _tidy(element: ElementTree.Element, prefix: str, names: dict[str, str]) -> ElementTree.Element:
+    """Copies an element: page colours, no font, short numbers, no white space; collects the ids that are in use."""
+    tag = element.tag.rpartition("}")[2]
+    attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+    for key, value in attributes.items():
+        for target in [value[1:]] if key == "href" and value.startswith("#") else _REFERENCE.findall(value):
+            names.setdefault(target, f"{prefix}{len(names)}")
+        if key == "style":
+            attributes[key] = _style(value)
+        elif key in ("d", "x", "y", "width", "height", "transform"):
+            attributes[key] = re.sub(r"\s*([A-Za-z])\s+", r"\1", _NUMBER.sub(_short, value)).strip()
+    if attributes.get("transform", "").startswith("rotate(-0"):
+        del attributes["transform"]
+    copy = ElementTree.Element(tag, attributes)
+    copy.text = (element.text or "") if tag == "text" else None
+    for child in element:
+        if not child.tag.endswith(("}style", "}metadata")):
+            copy.append(_tidy(child, prefix, names))
+    styles = {child.get("style") for child in copy}
+    if len(styles) == 1 and len(copy) > 1 and None not in styles and all(child.tag == "use" for child in copy):
+        copy.set("style", styles.pop() or "")  # once for a thousand markers
+        for child in copy:
+            del child.attrib["style"]
+    return copy
 
 
-def shorten(text: str, width: float) -> str:
-    """Returns the text, cut with an ellipsis where it is wider than `width`."""
-    room = max(1, int(width / _TEXT_WIDTH))
-    return text if len(text) <= room else text[: max(1, room - 1)] + "\N{HORIZONTAL ELLIPSIS}"
+def _name(root: ElementTree.Element, names: dict[str, str]) -> None:
+    """Gives the ids that are in use their unique names and drops the others; ``halo`` becomes a class."""
+    known = set(root.get("aria-labelledby", "").split())
+    for element in root.iter():
+        identity = element.attrib.pop("id", None)
+        if identity == "halo":
+            element.set("class", identity)
+        elif identity in names or identity in known:
+            element.set("id", names.get(identity, identity))
+        for key, value in element.attrib.items():
+            if key == "href" and value.startswith("#"):
+                element.set(key, f"#{names[value[1:]]}")
+            else:
+                element.set(key, _REFERENCE.sub(lambda found: names[found[0]], value))
 
 
-def _n(value: float) -> str:
-    text = f"{value:.1f}"
-    return text[:-2] if text.endswith(".0") else text
+def _style(value: str) -> str:
+    """Takes colours from the style sheet and keeps of a font its size alone."""
+    rules = []
+    for rule in value.split("; "):
+        name, _, what = rule.partition(": ")
+        if name == "font":  # before matplotlib 3.10: size and families in one
+            size = re.search(r"[\d.]+px", what)
+            name, what = "font-size", size[0] if size else "10px"
+        if name != "font-family":
+            rules.append(f"{name}:{re.sub('#[0-9a-f]{6}$', _colour, what)}")
+    return ";".join(rules)
+
+
+def _colour(found: re.Match[str]) -> str:
+    if found[0] == INK:
+        return "currentColor"
+    return f"var(--{VARIABLES[found[0]]})" if found[0] in VARIABLES else found[0]
+
+
+def _short(found: re.Match[str]) -> str:
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")

@@ -45,5 +45,7 @@ def import_holdout(
     from ferry.faces.stage import holdout_stage
 
     with stage("import-holdout") as record:
-        options = {"layout": layout, "split": split, "allow_overlap": allow_overlap}
-        faces.metadata.update(holdout_stage(source, faces.path, target.path, record, **options))
+        found = holdout_stage(
+            source, faces.path, target.path, record, layout=layout, split=split, allow_overlap=allow_overlap
+        )
+        faces.metadata.update(found)

@@ -1,11 +1,11 @@
 """Pseudo-labels for target faces from the outputs of a source model: clusters, purity, class-wise quotas."""
 
+from ..faces.pseudo_labels import Columns, PseudoLabels
 from .config import DEFAULT_KEEP, LabellingConfig, default_clusters
 from .labels import LabelledClusters, label_from_clusters, pseudo_labels
 from .purity import ClusterPurity, cluster_purity, smoothed_purity
 from .quality import label_quality
 from .quota import class_quota
-from .table import Columns, PseudoLabels
 
 __all__ = [
     "DEFAULT_KEEP",

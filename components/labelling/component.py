@@ -35,5 +35,7 @@ def pseudo_label(
 
     with stage("pseudo-label") as record:
         chosen = {"source": source.path, "adabn": adabn.path}
-        choices = {"score": score, "clusters": clusters, "keep": keep, "seed": seed}
-        labels.metadata.update(labelling_stage(target.path, chosen, teacher, labels.path, record, **choices))
+        found = labelling_stage(
+            target.path, chosen, teacher, labels.path, record, score=score, clusters=clusters, keep=keep, seed=seed
+        )
+        labels.metadata.update(found)

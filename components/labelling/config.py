@@ -58,6 +58,7 @@ class LabellingConfig:
         keep: r, the fraction of every pseudo-class that is kept, in (0, 1]; None is 0.5.
         iterations: Largest number of steps of k-means.
         restarts: Independent starts of k-means; the lowest inertia wins.
+        transfers: Whether k-means takes the sizes of clusters into account; false is plain Lloyd.
         seed: Fixes k-means, the only random part.
         quota: ``floor``: floor(r n_c) images of class c, which can be none. ``round_at_least_one``: the nearest whole
             number, and one where the class has any image, so that rounding alone loses no class.
@@ -83,6 +84,7 @@ class LabellingConfig:
     keep: float | None = None
     iterations: int = 20
     restarts: int = 1
+    transfers: bool = True
     seed: int = 0
     quota: Quota = "round_at_least_one"
     ties: Ties = "source_confidence"
@@ -122,6 +124,7 @@ class LabellingConfig:
             "keep": 0.1,
             "iterations": 300,
             "restarts": 10,
+            "transfers": False,
             "quota": "floor",
             "ties": "order",
             "majority_ties": "first_class",

@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from ..clustering import KMeans, append_one_and_normalise, kmeans
 from ..common.errors import expected
+from ..faces.pseudo_labels import Columns, PseudoLabels
 from .config import DEFAULT_KEEP, LabellingConfig, default_clusters
 from .purity import ClusterPurity, cluster_purity, smoothed_purity
 from .quota import class_quota
 from .summary import summarise
-from .table import Columns, PseudoLabels
 
 logger = logging.getLogger("ferry")
 
@@ -65,7 +65,14 @@ def pseudo_labels(
     order = np.arange(len(keys))
     if config.ties != "order":
         order = np.array(sorted(range(len(keys)), key=lambda row: keys[row]), np.int64)
-    found = kmeans(append_one_and_normalise(rows[order]), n_clusters, config.seed, config.iterations, config.restarts)
+    found = kmeans(
+        append_one_and_normalise(rows[order]),
+        n_clusters,
+        config.seed,
+        config.iterations,
+        config.restarts,
+        transfers=config.transfers,
+    )
     sorted_keys = [keys[row] for row in order.tolist()]
     labelled = label_from_clusters(scores[order], found, sorted_keys, config)
     if not labelled.columns.kept.any():

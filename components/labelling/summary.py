@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..clustering import KMeans
+from ..faces.pseudo_labels import Columns
 from .config import DEFAULT_KEEP, LabellingConfig
 from .purity import ClusterPurity
-from .table import Columns
 
 _EDGES = np.linspace(0, 1, 21)
 

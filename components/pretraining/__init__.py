@@ -1,45 +1,8 @@
-"""Self-supervised pretraining on the unlabelled target: SwAV, DeepClusterV2, and a watch for their collapse."""
+"""Self-supervised pretraining on the unlabelled target: SwAV, DeepClusterV2, and a watch for their collapse.
 
-from __future__ import annotations
+Names load on first use (see ``__init__.pyi``), so that a look at this package does not import torch.
+"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-from .config import FOREVER, PretrainingConfig, preset, resolve, suggest_prototypes
-
-if TYPE_CHECKING:
-    from .collapse import CollapseWatch as CollapseWatch
-    from .deepcluster import DeepClusterV2 as DeepClusterV2
-    from .pretrain import Pretrained as Pretrained
-    from .pretrain import pretrain as pretrain
-    from .sinkhorn import sinkhorn as sinkhorn
-    from .swav import SwAV as SwAV
-
-_HOMES = {
-    "CollapseWatch": "collapse",
-    "DeepClusterV2": "deepcluster",
-    "Pretrained": "pretrain",
-    "SwAV": "swav",
-    "pretrain": "pretrain",
-    "sinkhorn": "sinkhorn",
-}
-
-__all__ = [
-    "FOREVER",
-    "CollapseWatch",
-    "DeepClusterV2",
-    "Pretrained",
-    "PretrainingConfig",
-    "SwAV",
-    "preset",
-    "pretrain",
-    "resolve",
-    "sinkhorn",
-    "suggest_prototypes",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from ..common.errors import expected, unknown
+from ..common.errors import UserError, expected, unknown
 from ..common.parameters import from_mapping
+from ..training.config import PRECISIONS, LoopConfig
 
 MethodName = Literal["swav", "deepcluster"]
 Preset = Literal["published", "small"]
+OptimiserName = Literal["sgd", "lars"]
 FOREVER = -1
 """Value of ``freeze_prototypes_steps`` that keeps the prototypes as they were drawn."""
 
@@ -37,8 +39,9 @@ class PretrainingConfig:
         epsilon: Weight of the entropy in the optimal transport; smaller makes sharper codes.
         sinkhorn_iterations: Sinkhorn-Knopp iterations.
         queue: Embeddings per assign view that widen the transport problem; 0 for none.
-        queue_start_steps: Step from which a full queue is used.
-        freeze_prototypes_steps: Steps in which prototypes get no gradient; -1 for ever.
+        queue_start_steps: Step from which a full queue is used; 0 as soon as it is full.
+        freeze_prototypes_steps: Steps in which prototypes get no gradient; -1 for ever. DeepClusterV2 never trains
+            its prototypes.
         crops: Number of large and of small crops.
         views: Sizes and strength of the crops: ``published`` or ``small`` (see :mod:`ferry.training.views`).
         optimiser: ``sgd`` or ``lars``.
@@ -69,7 +72,7 @@ class PretrainingConfig:
     freeze_prototypes_steps: int = FOREVER
     crops: tuple[int, ...] = (2, 2)
     views: Preset = "small"
-    optimiser: Literal["sgd", "lars"] = "sgd"
+    optimiser: OptimiserName = "sgd"
     learning_rate: float = 0.1
     final_learning_rate: float = 1e-4
     warmup_epochs: float = 0.0
@@ -79,28 +82,66 @@ class PretrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.method not in get_args(MethodName):
-            raise unknown("pretraining", str(self.method), get_args(MethodName))
-        for name in ("epochs", "batch_size", "projector_hidden", "projector_output", "sinkhorn_iterations", "heads"):
+        words = {"method": MethodName, "preset": Preset, "views": Preset, "optimiser": OptimiserName}
+        for name, known in words.items():
+            if getattr(self, name) not in get_args(known):
+                raise unknown(_field(name), str(getattr(self, name)), get_args(known))
+        if self.precision not in PRECISIONS:
+            raise unknown(_field("precision"), str(self.precision), PRECISIONS)
+        for name in ("epochs", "projector_hidden", "projector_output", "sinkhorn_iterations", "heads"):
             if getattr(self, name) < 1:
-                raise expected(name, "at least 1", getattr(self, name), "Pass a positive number.")
+                raise expected(_field(name), "at least 1", getattr(self, name), "Pass a positive number.")
+        if self.batch_size < 2:
+            raise expected(_field("batch_size"), "at least 2", self.batch_size, "Statistics need two images.")
         for name in ("temperature", "epsilon", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise expected(name, "positive", getattr(self, name), "Pass a number such as 0.1.")
-        for name in ("queue", "queue_start_steps", "prototypes"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise expected(_field(name), "positive", getattr(self, name), "Pass a number such as 0.1.")
+        for name in ("queue", "queue_start_steps", "prototypes", "seed"):
             if getattr(self, name) < 0:
-                raise expected(
-                    name, "zero or more", getattr(self, name), "Pass 0 to leave it to the rule or to switch it off."
-                )
+                raise expected(_field(name), "zero or more", getattr(self, name), "Pass a whole number, or 0.")
+        if self.freeze_prototypes_steps < FOREVER:
+            rule, fix = "zero or more, or -1 for ever", "Pass a number of steps."
+            raise expected(_field("freeze_prototypes_steps"), rule, self.freeze_prototypes_steps, fix)
         if len(self.crops) != 2 or self.crops[0] < 2 or self.crops[1] < 0:
             rule = "two numbers: at least two large crops, and zero or more small ones"
-            raise expected("crops", rule, self.crops, "Pass, for example, (2, 2).")
+            raise expected(_field("crops"), rule, self.crops, "Pass, for example, (2, 2).")
+        self.loop()
+
+    def loop(self) -> LoopConfig:
+        """Returns the settings of the training loop.
+
+        Raises:
+            UserError: One of them is out of its range.
+        """
+        try:
+            return LoopConfig(
+                epochs=self.epochs,
+                batch_size=self.batch_size,
+                optimiser=self.optimiser,
+                learning_rate=self.learning_rate,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                schedule="cosine",
+                final_learning_rate=self.final_learning_rate,
+                warmup_epochs=self.warmup_epochs,
+                precision=self.precision,  # type: ignore[arg-type]
+                seed=self.seed,
+                drop_last=True,
+            )
+        except UserError as error:
+            raise UserError(f"{error} It is part of the pretraining's settings.") from error
+
+
+def _field(name: str) -> str:
+    """The name under which a pipeline knows a field."""
+    return "pretraining" if name == "method" else f"pretraining_{name}"
 
 
 _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("swav", "small"): {},
-    ("deepcluster", "small"): {"learning_rate": 0.1, "queue": 0},
-    # SwAV, 200 to 400 epochs at batch 256 (official script), as far as it does not name ImageNet sizes.
+    ("deepcluster", "small"): {"queue": 0},
+    # SwAV, 200 to 400 epochs at batch 256 (official script). It starts the queue at epoch 15; 1,680 steps are 15
+    # epochs of FER2013's 28,709 images, while those of ImageNet would never be reached on a face set.
     ("swav", "published"): {
         "epochs": 200,
         "batch_size": 256,
@@ -109,7 +150,7 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "normalise_output": False,
         "epsilon": 0.05,
         "queue": 3840,
-        "queue_start_steps": 5005,
+        "queue_start_steps": 1680,
         "freeze_prototypes_steps": 5005,
         "crops": (2, 6),
         "views": "published",
@@ -118,7 +159,7 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "final_learning_rate": 0.0006,
         "weight_decay": 1e-6,
     },
-    # DeepClusterV2, 400 epochs (official script), at the same batch as SwAV above.
+    # DeepClusterV2, 400 epochs (official script for batch 4,096), at batch and learning rate of SwAV above.
     ("deepcluster", "published"): {
         "epochs": 400,
         "batch_size": 256,
@@ -132,14 +173,22 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "optimiser": "lars",
         "learning_rate": 0.6,
         "final_learning_rate": 0.0006,
+        "warmup_epochs": 10.0,
         "weight_decay": 1e-6,
         "precision": "fp32",
     },
 }
 
 
+_ZERO_IS_PRESET = ("epochs", "batch_size", "prototypes", "learning_rate")
+"""Fields for which a form's zero means the preset's value; for others (the queue, a decay) zero is a value."""
+
+
 def preset(method: str, name: str, **changes: Any) -> PretrainingConfig:
-    """Returns a preset with changes; changes that are zero or empty keep the preset's value.
+    """Returns a preset with changes.
+
+    Kubeflow's form knows no empty numbers: None, an empty string, ``auto`` as precision, and zero where it could not
+    be meant (epochs, batch_size, prototypes, learning_rate) keep the preset's value.
 
     Args:
         method: ``swav`` or ``deepcluster``.
@@ -148,16 +197,29 @@ def preset(method: str, name: str, **changes: Any) -> PretrainingConfig:
 
     Raises:
         UserError: A name is unknown or a value is wrong.
+
+    Example:
+        >>> preset("swav", "small", epochs=0, queue=0).queue
+        0
+        >>> preset("swav", "published").prototypes
+        3000
     """
     if method not in get_args(MethodName):
         raise unknown("pretraining", method, get_args(MethodName))
     if name not in get_args(Preset):
         raise unknown("pretraining_preset", name, get_args(Preset))
-    kept = {
-        key: value for key, value in changes.items() if key == "seed" or (value is not None and value not in ("", 0))
-    }
-    values = {**_PRESETS[method, name], "method": method, "preset": name, **kept}
-    return from_mapping(PretrainingConfig, values, "pretraining.")
+    kept = {key: value for key, value in changes.items() if not _is_left_open(key, value)}
+    base = _PRESETS[method, name]
+    values = {**base, "method": method, "preset": name, **kept}
+    if "epochs" in kept and base.get("warmup_epochs") and "warmup_epochs" not in kept:  # keeps its share of the run
+        values["warmup_epochs"] = base["warmup_epochs"] * float(kept["epochs"]) / base["epochs"]
+    return from_mapping(PretrainingConfig, values, "pretraining_")
+
+
+def _is_left_open(key: str, value: Any) -> bool:
+    if value is None or value == "" or (key == "precision" and value == "auto"):
+        return True
+    return key in _ZERO_IS_PRESET and value in (0, "0", "0.0")
 
 
 def suggest_prototypes(images: int, classes: int, batch_size: int, queue: int = 0) -> int:
@@ -166,13 +228,17 @@ def suggest_prototypes(images: int, classes: int, batch_size: int, queue: int = 
     The rule, the same for all data: about 75 images per prototype, but at least ten prototypes per class (the advice
     of SwAV's authors: an order of magnitude above the classes) and at most 3,000 (the published value). SwAV spreads
     each transport problem evenly over the prototypes, so K also stays at or below half of the embeddings in one
-    problem, batch plus queue: with fewer, most prototypes would get no image.
+    problem, batch plus queue: with fewer, most prototypes would get no image. For the same reason K stays at or below
+    half of the images.
 
     Args:
         images: Images in the target set.
         classes: Number of expression classes.
-        batch_size: Images per step.
+        batch_size: Images per step; for DeepClusterV2, which has no transport problem, all images.
         queue: Embeddings in the queue.
+
+    Returns:
+        K, at least 2; a multiple of ten from ten on.
 
     Example:
         >>> suggest_prototypes(28_709, 7, 128, 1920)
@@ -181,22 +247,25 @@ def suggest_prototypes(images: int, classes: int, batch_size: int, queue: int = 
         70
         >>> suggest_prototypes(300_000, 7, 256, 3840)
         2040
+        >>> suggest_prototypes(60, 7, 32)
+        10
     """
     wanted = min(max(images / 75, 10 * classes), 3000)
-    most = max((batch_size + queue) // 2, 2)
-    return max(int(min(wanted, most)) // 10 * 10 or int(min(wanted, most)), 2)
+    most = max(min(batch_size + queue, images) // 2, 2)
+    count = int(min(wanted, most))
+    return max(count // 10 * 10 or count, 2)
 
 
-def resolve(
-    config: PretrainingConfig, images: int, classes: int, world: int = 1
-) -> tuple[PretrainingConfig, list[str]]:
+def resolve(config: PretrainingConfig, images: int, classes: int) -> tuple[PretrainingConfig, list[str]]:
     """Fills in what depends on the data, and checks that the settings fit it.
+
+    The queue gets no longer than an epoch, and a multiple of the batch so that it turns over evenly. A queue that
+    would start after the training's last step is left out.
 
     Args:
         config: The settings.
         images: Images in the target set.
         classes: Number of expression classes.
-        world: Number of processes; the queue becomes a multiple of the batch so that it turns over evenly.
 
     Returns:
         The complete settings, and warnings.
@@ -206,37 +275,46 @@ def resolve(
             smaller than the number of prototypes.
     """
     if images < config.batch_size:
-        raise expected(
-            "target",
-            f"at least {config.batch_size} images, one batch",
-            images,
-            "Add faces, or lower pretraining_batch_size.",
-        )
-    queue = config.queue if config.method == "swav" else 0
-    queue = min(queue, images // config.batch_size * config.batch_size) // config.batch_size * config.batch_size
-    prototypes = config.prototypes or suggest_prototypes(images, classes, config.batch_size, queue or images)
-    warnings: list[str] = []
+        rule, fix = f"at least {config.batch_size} images, one batch", "Add faces, or lower pretraining_batch_size."
+        raise expected("target", rule, f"{images} images", fix)
+    queue, warnings = _fitting_queue(config, images)
+    points = config.batch_size + queue if config.method == "swav" else images
+    suggestion = suggest_prototypes(images, classes, points)
+    prototypes = config.prototypes or suggestion
     if prototypes > images:
-        raise expected(
-            "pretraining_prototypes",
-            f"at most the number of images, {images}",
-            prototypes,
-            "Lower it, or pass 0 for the rule.",
-        )
-    points = config.batch_size + queue
-    if config.method == "swav" and points < prototypes:
-        raise expected(
-            "pretraining_prototypes",
-            f"at most batch plus queue, {config.batch_size} + {queue}",
-            prototypes,
-            f"Pass {suggest_prototypes(images, classes, config.batch_size, queue)}, or raise the queue.",
-        )
-    if config.method == "swav" and points < 2 * prototypes:
+        rule, fix = f"at most the number of images, {images}", f"Pass {suggestion}, or 0 for the rule."
+        raise expected("pretraining_prototypes", rule, prototypes, fix)
+    if points < prototypes:
+        rule = f"at most batch plus queue, {config.batch_size} + {queue}"
+        fix = " ".join([f"Pass {suggestion}, or raise the queue.", *warnings])
+        raise expected("pretraining_prototypes", rule, prototypes, fix)
+    if points < 2 * prototypes and config.prototypes:
         warnings.append(
             f"Batch plus queue ({points}) is less than twice the number of prototypes ({prototypes}); many prototypes "
-            f"will stay empty. {suggest_prototypes(images, classes, config.batch_size, queue)} would fit."
+            f"will stay empty. {suggestion} would fit."
+            if config.method == "swav"
+            else f"{prototypes} prototypes for {points} images leave many clusters with one image or none. "
+            f"{suggestion} would fit."
         )
     return replace(config, prototypes=prototypes, queue=queue), warnings
+
+
+def _fitting_queue(config: PretrainingConfig, images: int) -> tuple[int, list[str]]:
+    """Returns the length of the queue that fits the data, and warnings."""
+    if config.method != "swav" or config.queue == 0:
+        return 0, []
+    steps_per_epoch = images // config.batch_size
+    queue = min(config.queue, steps_per_epoch * config.batch_size)
+    if queue > config.batch_size:
+        queue = queue // config.batch_size * config.batch_size
+    filled = -(-queue // config.batch_size)
+    start, total = max(config.queue_start_steps, filled), steps_per_epoch * config.epochs
+    if start < total:
+        return queue, []
+    return 0, [
+        f"The queue would start at step {start}, but the training has {total} steps; it goes on without a queue. "
+        f"A queue_start_steps below {total} would use it."
+    ]
 
 
 def chance_loss(prototypes: int) -> float:

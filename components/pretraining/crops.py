@@ -24,6 +24,11 @@ def normalised_crops(batch: Batch, crops: MultiCrop, normalisation: Normalisatio
     The random numbers are drawn for the whole global batch, so that the number of processes does not change them.
     """
     drawn = views(batch.pixels, crops, batch.generator, rows=batch.slice)
-    mean = drawn[0].new_tensor(normalisation.mean).view(1, -1, 1, 1)
-    std = drawn[0].new_tensor(normalisation.std).view(1, -1, 1, 1)
-    return [(crop - mean) / std for crop in drawn]
+    return [normalised_images(crop, normalisation) for crop in drawn]
+
+
+def normalised_images(images: Tensor, normalisation: Normalisation) -> Tensor:
+    """Returns ``(images - mean) / std`` of images in 0..1, float [B, C, H, W]."""
+    mean = images.new_tensor(normalisation.mean).view(1, -1, 1, 1)
+    std = images.new_tensor(normalisation.std).view(1, -1, 1, 1)
+    return (images - mean) / std

@@ -7,7 +7,7 @@ and appendix; the memory bank follows the official script.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +15,19 @@ from torch.nn import functional
 
 from ..clustering import kmeans
 from ..networks import Encoder, Normalisation
-from ..training import Batch, Method
+from ..networks.outputs import evaluation_mode
+from ..training import Batch, Context
+from ..training.batches import seed_for
 from ..training.distributed import all_gather_rows
 from ..training.views import MultiCrop
-from .collapse import CollapseWatch, effective_rank
+from .collapse import health, perplexity
 from .config import PretrainingConfig
-from .crops import normalised_crops
-from .modules import ProjectedEncoder, Prototypes
+from .crops import normalised_crops, normalised_images
+from .modules import CropMethod, Prototypes
 
 _LLOYD_STEPS = 10
-_UNASSIGNED = -100
+UNASSIGNED = -100
+"""Cluster of an image that has none."""
 
 
 def cluster_prediction_loss(scores: Sequence[Tensor], targets: Tensor, temperature: float) -> Tensor:
@@ -38,14 +41,14 @@ def cluster_prediction_loss(scores: Sequence[Tensor], targets: Tensor, temperatu
     Returns:
         Scalar, float32; zero with a zero gradient where no image has a cluster.
     """
-    known = targets != _UNASSIGNED
+    known = targets != UNASSIGNED
     count = known.sum().clamp_min(1)
     safe = targets.clamp_min(0)
     losses = [functional.cross_entropy(score.float() / temperature, safe, reduction="none") for score in scores]
     return torch.stack([(loss * known).sum() / count for loss in losses]).mean()
 
 
-class DeepClusterV2(Method):
+class DeepClusterV2(CropMethod):
     """DeepClusterV2 as a method of the training loop; memory bank and assignments are part of its state.
 
     Args:
@@ -54,94 +57,80 @@ class DeepClusterV2(Method):
         crops: The views of an image.
         config: Complete settings (see :func:`ferry.pretraining.resolve`).
         images: Number of images N in the target.
+
+    Attributes:
+        bank: Float32 [2, N, D], each image's last embedding in either assign view.
+        assignments: int64 [heads, N], each image's cluster in this epoch.
+        heads: The centroids; they get no gradient.
     """
 
     bank: Tensor
     assignments: Tensor
 
     def __init__(
-        self,
-        encoder: Encoder,
-        normalisation: Normalisation,
-        crops: MultiCrop,
-        config: PretrainingConfig,
-        images: int,
+        self, encoder: Encoder, normalisation: Normalisation, crops: MultiCrop, config: PretrainingConfig, images: int
     ) -> None:
-        super().__init__()
-        self.config, self.crops, self.normalisation = config, crops, normalisation
-        self.network = ProjectedEncoder(encoder, config)
-        self.assign_views = 2
+        super().__init__(encoder, normalisation, crops, config, config.heads)
         self.heads = nn.ModuleList(
             Prototypes(config.projector_output, config.prototypes, learn=False) for _ in range(config.heads)
         )
         self.register_buffer("bank", torch.zeros(self.assign_views, images, config.projector_output))
-        self.register_buffer("assignments", torch.full((config.heads, images), _UNASSIGNED))
-        self._watch = CollapseWatch(config.prototypes)
+        self.register_buffer("assignments", torch.full((config.heads, images), UNASSIGNED))
 
-    def start_epoch(self, epoch: int, context: Any) -> None:
+    @torch.no_grad()
+    def start_epoch(self, epoch: int, context: Context) -> None:
         """Clusters the bank, once per head, and makes the centroids the head's prototypes.
 
-        The first epoch has no embeddings yet: they come from one pass over the images.
+        The first epoch has no embeddings yet: they come from one pass over the images. A cluster that lost all its
+        images keeps its centroid.
         """
         if epoch == 0:
             self._fill_bank(context)
-        for head, prototypes in enumerate(self.heads):
+        for head, module in enumerate(self.heads):
             rows = self.bank[head % self.assign_views].float().cpu().numpy()
-            seed = self.config.seed * 1_000_003 + epoch * 101 + head
-            result = kmeans(rows, self.config.prototypes, seed=seed, iterations=_LLOYD_STEPS, spherical=True)
+            seed = seed_for("start", self.config.seed, epoch, head)
+            result = kmeans(
+                rows, self.config.prototypes, seed=seed, iterations=_LLOYD_STEPS, spherical=True, empty="keep"
+            )
             centroids = torch.from_numpy(result.centroids).to(self.bank.device)
-            prototypes.weight.copy_(functional.normalize(centroids, dim=1))
+            cast(Prototypes, module).weight.copy_(functional.normalize(centroids, dim=1))
             self.assignments[head] = torch.from_numpy(result.assignments).to(self.bank.device)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the loss of this process's rows and the signs of health."""
-        crops = normalised_crops(batch, self.crops, self.normalisation)
-        embeddings = self.network(crops)
-        indices = batch.indices.to(self.bank.device)
+        embeddings = self.network(normalised_crops(batch, self.crops, self.normalisation))
+        targets = self.assignments[:, batch.indices.to(self.bank.device)]
+        temperature = self.config.temperature
         with torch.autocast(batch.pixels.device.type, enabled=False):
-            losses = []
-            for prototypes, assigned in zip(self.heads, self.assignments, strict=True):
-                scores = [prototypes(embedding) for embedding in embeddings]
-                losses.append(cluster_prediction_loss(scores, assigned[indices], self.config.temperature))
+            scores = [[head(embedding) for embedding in embeddings] for head in self.heads]
+            losses = [
+                cluster_prediction_loss(own, target, temperature) for own, target in zip(scores, targets, strict=True)
+            ]
             loss = torch.stack(losses).mean()
+            likely = torch.softmax(scores[0][0].detach() / temperature, dim=1)
+            signs = health(embeddings[0], likely, cast(Prototypes, self.heads[0]).weight)
         self._remember(embeddings[: self.assign_views], batch)
-        with torch.no_grad():
-            likely = torch.softmax(self.heads[0](embeddings[0].detach()) / self.config.temperature, dim=1)
-            counts = torch.bincount(self.assignments[0].clamp_min(0), minlength=self.config.prototypes).double()
-            shares = (counts / counts.sum()).clamp_min(1e-12)
-            signs = {
-                "max_code": float(likely.max(1).values.mean()),
-                "perplexity": float(torch.exp(-(shares * torch.log(shares)).sum())),
-                "rank": effective_rank(embeddings[0].detach()),
-            }
-        return {"loss": loss, **{name: loss.new_tensor(value) for name, value in signs.items()}}
+        return {"loss": loss, **signs, "perplexity": self._cluster_perplexity()}
 
-    def watch(self, record: dict[str, float]) -> None:
-        """Stops a collapsed training.
-
-        Raises:
-            TrainingDiverged: The training has collapsed.
-        """
-        self._watch.look(record)
+    @torch.no_grad()
+    def _cluster_perplexity(self) -> Tensor:
+        """The number of clusters of the first head that are used alike."""
+        assigned = self.assignments[0]
+        counts = torch.bincount(assigned[assigned != UNASSIGNED], minlength=self.config.prototypes).double()
+        return perplexity(counts / counts.sum().clamp_min(1.0))
 
     @torch.no_grad()
     def _remember(self, embeddings: Sequence[Tensor], batch: Batch) -> None:
-        indices = batch.global_indices.to(self.bank.device)
+        if not self.training:
+            return
+        indices = batch.part_indices.to(self.bank.device)
         for view, embedding in enumerate(embeddings):
-            self.bank[view, indices] = all_gather_rows(embedding.detach())
+            self.bank[view, indices] = all_gather_rows(embedding.detach()).to(self.bank.dtype)
 
     @torch.no_grad()
-    def _fill_bank(self, context: Any) -> None:
+    def _fill_bank(self, context: Context) -> None:
         """Fills the bank from one pass in evaluation mode without augmentation; every process does the whole pass."""
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluation_mode(self), context.autocast():
             for indices, pixels in context.batches(self.config.batch_size):
-                values = pixels.float() / 255.0
-                mean = values.new_tensor(self.normalisation.mean).view(1, -1, 1, 1)
-                std = values.new_tensor(self.normalisation.std).view(1, -1, 1, 1)
-                (embedding,) = self.network([(values - mean) / std])
-                self.bank[:, indices.to(self.bank.device)] = embedding
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+                (embedding,) = self.network([normalised_images(pixels.float() / 255.0, self.normalisation)])
+                self.bank[:, indices.to(self.bank.device)] = embedding.to(self.bank.dtype)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..networks import Encoder
+from ..networks import Encoder, Normalisation, flops
+from ..training import Method
+from ..training.views import MultiCrop
+from .collapse import CollapseWatch
 from .config import PretrainingConfig
+
+_SMALLEST_COUNTED = 16  # pixels; the cost of smaller crops is scaled from here
 
 
 class Projector(nn.Sequential):
@@ -60,12 +67,11 @@ class Prototypes(nn.Module):
 
         Args:
             embeddings: Unit rows.
-            frozen: Whether the prototypes get a zero gradient in this step.
+            frozen: Whether the prototypes get no gradient in this step; the optimiser then leaves them, and their
+                momentum, alone.
         """
-        weight = self.weight.float()
-        if frozen and weight.requires_grad:
-            weight = weight.detach() + 0.0 * weight  # a zero gradient, so that data-parallel training still sees one
-        return embeddings.float() @ weight.t()
+        weight = self.weight.detach() if frozen else self.weight
+        return embeddings.float() @ weight.float().t()
 
     @torch.no_grad()
     def normalise(self) -> None:
@@ -107,3 +113,60 @@ class ProjectedEncoder(nn.Module):
         with torch.autocast(crops[0].device.type, enabled=False):
             projected = functional.normalize(self.projector(torch.cat(features).float()), dim=1)
         return list(projected.chunk(len(crops)))
+
+
+class CropMethod(Method):
+    """What SwAV and DeepClusterV2 have in common as methods of the training loop.
+
+    Args:
+        encoder: The encoder to pretrain.
+        normalisation: Normalisation of the encoder's input.
+        crops: The views of an image; the first two are those that codes or clusters come from.
+        config: Complete settings (see :func:`ferry.pretraining.resolve`).
+        heads: Sets of prototypes, for the count of operations.
+    """
+
+    assign_views = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        normalisation: Normalisation,
+        crops: MultiCrop,
+        config: PretrainingConfig,
+        heads: int = 1,
+    ) -> None:
+        super().__init__()
+        self.config, self.crops, self.normalisation = config, crops, normalisation
+        self.network = ProjectedEncoder(encoder, config)
+        self.flops_per_image = float(sum(self._flops(size, heads) for size in crops.sizes))
+        self.collapse = CollapseWatch(config.prototypes)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what makes this training another one besides the loop's settings."""
+        settings = asdict(self.config)
+        for name in ("preset", "precision", "init"):  # where values came from, and what does not belong to identity
+            settings.pop(name)
+        return {
+            **settings,
+            "architecture": asdict(self.network.encoder.architecture),
+            "normalisation": asdict(self.normalisation),
+            "crops": [{**asdict(spec), "count": count} for spec, count in self.crops.crops],
+        }
+
+    def watch(self, record: dict[str, float]) -> None:
+        """Stops a collapsed training.
+
+        Raises:
+            TrainingDiverged: The training has collapsed.
+        """
+        self.collapse.look(record)
+
+    def _flops(self, size: int, heads: int) -> float:
+        """Operations of one crop, forward and backward."""
+        config, encoder = self.config, self.network.encoder
+        counted = max(size, _SMALLEST_COUNTED)
+        counted += counted % 2
+        body = flops(replace(encoder.architecture, input_size=counted), training=True) * (size / counted) ** 2
+        dense = encoder.feature_size * config.projector_hidden + config.projector_hidden * config.projector_output
+        return body + 6.0 * (dense + heads * config.projector_output * config.prototypes)

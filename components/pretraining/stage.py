@@ -11,7 +11,14 @@ from .config import preset
 
 
 def run_stage(
-    target: Path | str, source: Path | str, output: Path | str, record: StageRecord, *, method: str, name: str, **choices: Any
+    target: Path | str,
+    source: Path | str,
+    output: Path | str,
+    record: StageRecord,
+    *,
+    method: str,
+    name: str,
+    **choices: Any,
 ) -> None:
     """Pretrains an encoder, or says that none was wanted.
 
@@ -27,6 +34,6 @@ def run_stage(
     if method == "none":
         skip_model(output, "No pretraining was asked for.")
         return
-    from .pretrain import pretrain_stage
+    from .pretraining import pretrain_stage
 
     pretrain_stage(target, source, output, preset(method, name, **choices), record)

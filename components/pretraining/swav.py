@@ -6,19 +6,19 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
+from ..common.errors import TrainingDiverged, UserError
 from ..networks import Encoder, Normalisation
-from ..training import Batch, Method
+from ..training import Batch
 from ..training.distributed import all_gather_rows, all_reduce_sum, rank, world_size
 from ..training.views import MultiCrop
-from .collapse import CollapseWatch, health
+from .collapse import health
 from .config import FOREVER, PretrainingConfig
 from .crops import normalised_crops
-from .modules import ProjectedEncoder, Prototypes
+from .modules import CropMethod, Prototypes
 from .sinkhorn import sinkhorn
 
 
@@ -47,8 +47,8 @@ def swapped_prediction_loss(scores: Sequence[Tensor], codes: Sequence[Tensor], t
     return total / (len(codes) * (views - 1))
 
 
-class SwAV(Method):
-    """SwAV as a method of the training loop; the queue is part of its state.
+class SwAV(CropMethod):
+    """SwAV as a method of the training loop; queue and prototypes are part of its state.
 
     Args:
         encoder: The encoder to pretrain.
@@ -63,52 +63,49 @@ class SwAV(Method):
     def __init__(
         self, encoder: Encoder, normalisation: Normalisation, crops: MultiCrop, config: PretrainingConfig
     ) -> None:
-        super().__init__()
-        self.config, self.crops, self.normalisation = config, crops, normalisation
-        self.network = ProjectedEncoder(encoder, config)
+        super().__init__(encoder, normalisation, crops, config)
         learn = config.freeze_prototypes_steps != FOREVER
         self.prototypes = Prototypes(config.projector_output, config.prototypes, learn)
-        self.assign_views = 2
         self.register_buffer("queue", torch.zeros(self.assign_views, config.queue, config.projector_output))
         self.register_buffer("queue_filled", torch.zeros((), dtype=torch.long))
-        self._watch = CollapseWatch(config.prototypes)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns the loss of this process's rows and the signs of health."""
-        crops = normalised_crops(batch, self.crops, self.normalisation)
-        embeddings = self.network(crops)
-        frozen = batch.step < self.config.freeze_prototypes_steps
-        with torch.autocast(batch.pixels.device.type, enabled=False):
-            scores = [self.prototypes(embedding, frozen) for embedding in embeddings]
-            codes = [self._codes(view, scores[view], batch.step) for view in range(self.assign_views)]
-            loss = swapped_prediction_loss(scores, codes, self.config.temperature)
-        self._remember(embeddings[: self.assign_views])
-        with torch.no_grad():
-            signs = asdict(health(embeddings[0].detach(), codes[0]))
-        return {"loss": loss, **{name: loss.new_tensor(value) for name, value in signs.items()}}
-
-    def after_step(self, batch: Batch) -> None:
-        """Brings the prototypes back onto the sphere."""
-        self.prototypes.normalise()
-
-    def watch(self, record: dict[str, float]) -> None:
-        """Stops a collapsed training.
+        """Returns the loss of this process's rows and the signs of health.
 
         Raises:
-            TrainingDiverged: The training has collapsed.
+            TrainingDiverged: Embeddings are not finite.
         """
-        self._watch.look(record)
+        embeddings = self.network(normalised_crops(batch, self.crops, self.normalisation))
+        frozen = self._frozen(batch.step)
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            scores = [self.prototypes(embedding, frozen) for embedding in embeddings]
+            try:
+                codes = [self._codes(view, scores[view], batch.step) for view in range(self.assign_views)]
+            except UserError as error:  # the settings were checked before, so it is the scores
+                raise TrainingDiverged(f"Step {batch.step + 1} of pretraining: {error}") from error
+            loss = swapped_prediction_loss(scores, codes, self.config.temperature)
+            signs = health(embeddings[0], codes[0], self.prototypes.weight)
+        self._remember(embeddings[: self.assign_views])
+        return {"loss": loss, **signs}
 
-    @property
-    def queue_in_use(self) -> bool:
-        """Whether the queue is full: a half-filled one would pull the codes towards zeros."""
-        return self.config.queue > 0 and int(self.queue_filled) >= self.config.queue
+    def after_step(self, batch: Batch) -> None:
+        """Brings prototypes that learn back onto the sphere."""
+        if not self._frozen(batch.step):
+            self.prototypes.normalise()
+
+    def queue_in_use(self, step: int) -> bool:
+        """Tells whether the queue takes part in a step; a half-filled one would pull the codes towards zeros."""
+        started = self.config.queue > 0 and step >= self.config.queue_start_steps
+        return started and int(self.queue_filled) >= self.config.queue
+
+    def _frozen(self, step: int) -> bool:
+        return self.config.freeze_prototypes_steps == FOREVER or step < self.config.freeze_prototypes_steps
 
     @torch.no_grad()
     def _codes(self, view: int, scores: Tensor, step: int) -> Tensor:
         """Returns the codes of this process's rows; the queue only widens the transport problem."""
         problem = scores.detach()
-        if self.queue_in_use and step >= self.config.queue_start_steps:
+        if self.queue_in_use(step):
             share = self.queue[view][rank() :: world_size()]  # every process contributes its part of the queue once
             problem = torch.cat([problem, self.prototypes(share)])
         all_reduce = all_reduce_sum if world_size() > 1 else None
@@ -118,9 +115,12 @@ class SwAV(Method):
     @torch.no_grad()
     def _remember(self, embeddings: Sequence[Tensor]) -> None:
         """Puts the global batch in front of the queue."""
-        if self.config.queue == 0 or not self.training:
+        length = self.config.queue
+        if length == 0 or not self.training:
             return
+        count = 0
         for view, embedding in enumerate(embeddings):
-            rows = all_gather_rows(embedding.detach())[: self.config.queue]
-            self.queue[view] = torch.cat([rows, self.queue[view][: self.config.queue - len(rows)]])
-        self.queue_filled += len(rows)
+            rows = all_gather_rows(embedding.detach())
+            count = len(rows)
+            self.queue[view] = torch.cat([rows, self.queue[view]])[:length]
+        self.queue_filled.add_(count).clamp_(max=length)

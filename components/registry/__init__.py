@@ -26,6 +26,7 @@ _HOMES = {
     "read_card": "card",
 }
 
+# `register` is not here: the module of that name would hide the function once it is imported.
 __all__ = ["ModelCard", "Registered", "Registry", "Version", "make_card", "only_model", "pack", "read_card"]
 
 

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..common.errors import RetryableError
-from ..common.files import read_json
-from ..networks import load_info
-from ..training.runs import reachable
+from ..common.errors import expected
+from ..common.files import digest_of, read_json
+from ..training.runs import MODEL_DIGEST, connect, experiment, pages, server_errors
 from .card import ModelCard, make_card
+
+if TYPE_CHECKING:
+    from ..networks import ModelInfo
 
 CHALLENGER = "challenger"
 METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
+VERSION_TAG = "ferry.version"
+"""Tag that every version of Ferry has: the version of Ferry that registered it."""
+
+_KEY_TAG = "ferry.registration"
+_DESCRIPTION_CHARACTERS = 5000  # what MLflow's database holds
 
 
 @dataclass(frozen=True)
@@ -42,107 +52,145 @@ class Registered:
 def register(
     model: Path | str,
     evaluation: Path | str,
-    report: Path | str,
+    report: Path | str | None,
     name: str,
     *,
-    metrics: Mapping[str, Any] | None = None,
     tracking_uri: str = "",
     run_id: str = "",
     tags: Mapping[str, str] | None = None,
 ) -> Registered:
-    """Logs a model with its card, makes it a version with the alias ``challenger``, and tags it.
+    """Logs a model with its card, makes it a version, tags it, and last gives it the alias ``challenger``.
+
+    Nothing that fails on the way leaves a version with the alias. The same model and evaluation registered again in
+    the same run, as a retry does, is the same version.
 
     Args:
         model: Folder of the adapted classifier.
         evaluation: Folder with ``metrics.json``.
-        report: The HTML report.
+        report: The HTML report, or None.
         name: Name in the registry.
-        metrics: ``source`` and ``adapted`` to metrics; read from `evaluation` where None.
         tracking_uri: Tracking URI; empty takes ``MLFLOW_TRACKING_URI``.
         run_id: Run to log into; empty takes ``MLFLOW_RUN_ID``, else makes one.
         tags: Further tags of the version.
 
+    Returns:
+        The version.
+
     Raises:
-        UserError: The folder holds no model.
+        UserError: The folder holds no whole classifier, or the name or the server cannot be used.
         RetryableError: The server does not answer; the model stays in its folder.
     """
-    info = load_info(model)
+    from ..networks import load_classifier
+
+    if not re.fullmatch(r"[^/:'\"%@\s][^/:'\"%@\n]*", name):
+        raise expected("model_name", "a name without / : @ % and quotes", name, "Choose one such as ferry-clup.")
+    info = load_classifier(model).info  # reads the weights too: a damaged model must not reach the registry
     found = read_json(Path(evaluation) / METRICS_FILE, "evaluation")
-    rows = metrics or found["metrics"]
-    card = make_card(name, info, rows, found)
+    card = make_card(name, info, found)
+    advice = f"The model is kept in {model}: run the same command again."
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
-    problem = reachable(uri)
-    if problem:
-        raise RetryableError(
-            f"Expected `MLFLOW_TRACKING_URI` to name a server that answers, but got {problem}. "
-            f"The model is kept in {model}; run the same command again."
-        )
-    client = _client(uri)
-    run = run_id or os.environ.get("MLFLOW_RUN_ID", "") or _new_run(client)
-    with tempfile.TemporaryDirectory(prefix="ferry-register-") as folder:
-        packed = Path(folder) / "model"
-        pack(model, packed, card)
-        client.log_artifacts(run, str(packed), "model")
-        client.log_artifact(run, str(report), "model")
-    return _version(client, name, run, card, {**_tags(info, found), **(tags or {})})
+    client = connect(uri, advice)
+    with server_errors(advice), _run(client, uri, run_id or os.environ.get("MLFLOW_RUN_ID", "")) as run:
+        key = digest_of([info.digest, found, __version__])
+        version = _existing(client, name, run, key)
+        if version is None:
+            source = _log(client, run, f"model-{key[:12]}", model, report, card)
+            all_tags = {**_tags(info, found, card, _run_key(client, run)), **(tags or {}), _KEY_TAG: key}
+            version = _version(client, name, source, run, all_tags)
+        _describe(client, replace(card, version=version))
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    return Registered(name, version, f"models:/{name}/{version}", run)
 
 
 def pack(model: Path | str, output: Path, card: ModelCard) -> None:
     """Writes the MLflow model: files of the classifier, code that serves it, signature, input example, card.
+
+    The column ``image`` is of MLflow's type ``any``. Its type ``binary`` would decode base64 of JSON by itself but
+    refuse pixels, and a tensor would refuse encoded pictures; what a cell may hold is checked by the model. MLflow
+    reads no such column from CSV, so requests are JSON.
 
     Args:
         model: Folder of the classifier.
         output: The folder to make.
         card: The card.
     """
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
     inputs = Schema([ColSpec(AnyType(), "image")])
     outputs = Schema([ColSpec(DataType.double, name) for name in card.classes])
-    save_model(
-        path=str(output),
-        python_model=str(Path(__file__).with_name("serving.py")),
-        artifacts={"model": str(model)},
-        signature=ModelSignature(inputs, outputs),
-        input_example=example(),
-        pip_requirements=[f"ferry-fer=={__version__}"],
-        metadata={"classes": list(card.classes), "method": card.method},
-    )
+    with tempfile.TemporaryDirectory(prefix="ferry-pack-") as folder:
+        weights = Path(folder) / "classifier"  # one name, whatever the folder is called here
+        shutil.copytree(model, weights)
+        for file in weights.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # servers often run as another user
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on the type hint: the signature is given
+            save_model(
+                path=str(output),
+                python_model=str(Path(__file__).with_name("serving.py")),
+                artifacts={"model": str(weights)},
+                signature=ModelSignature(inputs, outputs),
+                input_example=example(),
+                pip_requirements=[f"ferry-fer=={__version__}"],
+                metadata={"classes": list(card.classes), "method": card.method},
+            )
+    description = Model.load(str(output))
+    flavour = description.flavors["python_function"]
+    flavour["model_code_path"] = Path(flavour["model_code_path"]).name  # no paths of this machine
+    for artifact in flavour["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    description.save(str(output / "MLmodel"))
     card.write(output)
 
 
 def example() -> Any:
     """Returns an input example: one small grey picture, base64 as JSON carries it; no person is on it."""
     import base64
-    import io
 
+    import numpy as np
     import pandas as pd
-    from PIL import Image
 
-    file = io.BytesIO()
-    Image.fromarray(np.full((48, 48), 127, np.uint8)).save(file, format="PNG")
-    return pd.DataFrame({"image": [base64.b64encode(file.getvalue()).decode()]})
+    from ..faces.decode import encode_png
 
-
-def _client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri or None)
+    return pd.DataFrame({"image": [base64.b64encode(encode_png(np.full((48, 48), 127, np.uint8))).decode()]})
 
 
-def _new_run(client: Any) -> str:
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ferry")
-    found = client.get_experiment_by_name(name)
-    experiment = found.experiment_id if found else client.create_experiment(name)
-    run = client.create_run(experiment, run_name="register")
-    client.set_terminated(run.info.run_id)
-    return str(run.info.run_id)
+@contextmanager
+def _run(client: Any, uri: str, run_id: str) -> Iterator[str]:
+    """Yields a run to log into; one that is made here ends with the block."""
+    if run_id:
+        yield run_id
+        return
+    run = str(client.create_run(experiment(client, uri), run_name="register").info.run_id)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run, status)
 
 
-def _version(client: Any, name: str, run: str, card: ModelCard, tags: Mapping[str, str]) -> Registered:
+def _log(client: Any, run: str, place: str, model: Path | str, report: Path | str | None, card: ModelCard) -> str:
+    """Uploads everything, and returns where it is."""
+    with tempfile.TemporaryDirectory(prefix="ferry-register-") as folder:
+        packed = Path(folder) / "model"
+        pack(model, packed, card)
+        if report is not None:
+            shutil.copyfile(report, packed / REPORT_FILE)
+        client.log_artifacts(run, str(packed), place)
+    return f"runs:/{run}/{place}"
+
+
+def _existing(client: Any, name: str, run: str, key: str) -> str | None:
+    """Returns the version that an earlier try made of the same, if it came that far."""
+    found = pages(client.search_model_versions, filter_string=f"name = '{name}' and run_id = '{run}'")
+    return next((str(one.version) for one in found if dict(one.tags).get(_KEY_TAG) == key), None)
+
+
+def _version(client: Any, name: str, source: str, run: str, tags: Mapping[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -150,22 +198,38 @@ def _version(client: Any, name: str, run: str, card: ModelCard, tags: Mapping[st
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(
-        name, source=f"runs:/{run}/model", run_id=run, tags=dict(tags), description=card.summary
-    )
-    client.set_registered_model_alias(name, CHALLENGER, made.version)
-    return Registered(name, str(made.version), f"models:/{name}/{made.version}", run)
+    return str(client.create_model_version(name, source=source, run_id=run, tags=dict(tags)).version)
 
 
-def _tags(info: Any, evaluation: Mapping[str, Any]) -> dict[str, str]:
+def _describe(client: Any, card: ModelCard) -> None:
+    """Shows the card on the version's page of the MLflow UI."""
+    text = card.to_markdown()
+    if len(text) > _DESCRIPTION_CHARACTERS:
+        end = "\n\n(Shortened: the whole card is card.md among the files of this version.)\n"
+        text = text[: _DESCRIPTION_CHARACTERS - len(end)].rsplit("\n", 1)[0] + end
+    client.update_model_version(card.name, card.version, text)
+
+
+def _run_key(client: Any, run: str) -> str:
+    """Returns the pipeline run: Ferry's id of it, else the one in the tags of the MLflow run, else that run."""
+    tags = client.get_run(run).data.tags
+    return os.environ.get("FERRY_RUN_ID") or tags.get("ferry.run") or tags.get("kfp.pipeline_run_id") or run
+
+
+def _tags(info: ModelInfo, evaluation: Mapping[str, Any], card: ModelCard, run: str) -> dict[str, str]:
+    """Returns the tags of a version; the data digest is over all that training saw: faces and pseudo-labels."""
+    missing = card.missing()
+    seen = {key: info.lineage[key] for key in ("faces", "target", "labels") if info.lineage.get(key)}
     tags = {
-        "ferry.version": __version__,
+        VERSION_TAG: __version__,
         "ferry.method": info.method,
         "ferry.target_digest": info.lineage.get("target", ""),
+        "ferry.data_digest": digest_of(seen) if seen else "",
         "ferry.source_digest": info.lineage.get("source", ""),
-        "ferry.model_digest": info.digest,
-        "ferry.run": os.environ.get("FERRY_RUN_ID", ""),
+        "ferry.lineage": ", ".join(f"{key}={value}" for key, value in sorted(info.lineage.items())),
+        MODEL_DIGEST: info.digest,
+        "ferry.run": run,
         "ferry.verdict": str(evaluation.get("verdict", {}).get("level", "")),
-        "ferry.card": "complete",
+        "ferry.card": f"missing: {', '.join(missing)}" if missing else "complete",
     }
     return {key: value for key, value in tags.items() if value}

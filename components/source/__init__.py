@@ -1,20 +1,8 @@
-"""How a source model is made from labelled faces."""
+"""How a source model is made from labelled faces.
 
-from __future__ import annotations
+Names load on first use (see ``__init__.pyi``), so that a look at this package does not import torch.
+"""
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-from .config import SourceConfig
-
-if TYPE_CHECKING:
-    from .supervised import train_supervised as train_supervised
-
-__all__ = ["SourceConfig", "train_supervised"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "train_supervised":
-        from .supervised import train_supervised
-
-        return train_supervised
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

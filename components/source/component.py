@@ -50,8 +50,12 @@ def train_source(
     from ferry.source.stage import train_source_stage
 
     with stage("train-source") as record:
-        network = {"name": backbone, "width": width, "stem": stem, "input_size": input_size, "channels": channels}
+        network: dict[str, str | int] = dict(
+            name=backbone, width=width, stem=stem, input_size=input_size, channels=channels
+        )
         network.update(bottleneck=bottleneck, head=head)
-        choices = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed}
+        choices: dict[str, str | float] = dict(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
+        )
         choices.update(label_smoothing=label_smoothing, precision=precision)
         train_source_stage(faces, layout, split, model.path, record, network, choices)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
 from ..common.checkpoints import checkpoint_path
+from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import LabelledFaces, import_faces, open_faces
@@ -45,22 +48,27 @@ def train_source_stage(
         UserError: The faces cannot train a classifier.
         TrainingDiverged: The loss is not finite.
     """
-    architecture = from_mapping(Architecture, network)
-    config = from_mapping(SourceConfig, choices)
+    architecture = from_mapping(Architecture, network, "network_")
+    config = from_mapping(SourceConfig, choices, "training_")
     with TemporaryDirectory(prefix="ferry-source-") as folder:
         report = import_faces(source, Path(folder) / "faces", layout, take=split, overlap="allow")
         for warning in report.warnings:
             record.warn(warning)
-        train_on(open_faces(report.output), output, architecture, config, record)
+        splits = [open_faces(report.output, name) for name, count in report.images.items() if count]
+        train_on(splits, output, architecture, config, record)
 
 
 def train_on(
-    data: LabelledFaces, output: Path | str, architecture: Architecture, config: SourceConfig, record: StageRecord
+    data: LabelledFaces | Sequence[LabelledFaces],
+    output: Path | str,
+    architecture: Architecture,
+    config: SourceConfig,
+    record: StageRecord,
 ) -> None:
     """Trains a source model on labelled faces and saves it.
 
     Args:
-        data: The faces.
+        data: The faces, or several splits of them, which are trained on together.
         output: Folder of the classifier to write.
         architecture: The network.
         config: Settings.
@@ -70,21 +78,25 @@ def train_on(
         UserError: The faces cannot train a classifier.
         TrainingDiverged: The loss is not finite.
     """
-    pixels = data.pixels(architecture.input_size, architecture.channels)
-    model = build_classifier(architecture, data.classes, seed=config.seed)
+    splits = [data] if isinstance(data, LabelledFaces) else list(data)
+    parts = [split.pixels(architecture.input_size, architecture.channels) for split in splits]
+    pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    labels, classes = np.concatenate([split.labels for split in splits]), splits[0].classes
+    digest = splits[0].digest if len(splits) == 1 else digest_of([split.digest for split in splits])
+    model = build_classifier(architecture, classes, seed=config.seed)
     determined_by: dict[str, Any] = {
         "config": asdict(config),
         "architecture": asdict(architecture),
-        "faces": data.digest,
-        "classes": data.classes,
+        "faces": digest,
+        "classes": classes,
     }
     tracker = open_tracker("source")
     try:
         result = train_supervised(
-            model, pixels, data.labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
+            model, pixels, labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
         )
     finally:
         tracker.close()
-    lineage = {"faces": data.digest}
+    lineage = {"faces": digest}
     save_trained(model.cpu().eval(), output, result, method="supervised", lineage=lineage, settings=asdict(config))
     record.facts.update(images_per_second=round(result.images / max(result.seconds, 1e-9), 1), steps=result.steps)

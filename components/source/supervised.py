@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..common.errors import expected
-from ..networks import Classifier
+from ..networks import Classifier, flops
 from ..training import LoopConfig, Tracker, TrainResult, train
-from ..training.supervised import Supervised
+from ..training.supervised import Supervised, checked_labels
 from ..training.views import finetune
 from .config import SourceConfig
 
@@ -38,26 +37,29 @@ def train_supervised(
         UserError: Fewer than two faces, or one class only.
         TrainingDiverged: The loss is not finite.
     """
-    if len(pixels) < 2 or len(np.unique(labels if labels.ndim == 1 else labels.argmax(1))) < 2:
-        got = f"{len(pixels)} faces of {len(np.unique(labels))} class(es)"
+    targets = checked_labels(labels, len(pixels), len(network.classes))
+    count = len((targets if targets.ndim == 1 else targets.argmax(1)).unique())
+    if len(pixels) < 2 or count < 2:
+        got = f"{len(pixels)} face(s) of {count} class(es)"
         raise expected("faces", "at least two faces of two classes", got, "Add labelled faces.")
     method = Supervised(
         network,
-        torch.from_numpy(labels),
+        targets,
         network.normalisation.mean,
         network.normalisation.std,
         finetune(pixels.shape[-1]),
         mixup=config.mixup,
         label_smoothing=config.label_smoothing,
+        flops_per_image=float(flops(network.architecture, training=True)),
     )
     loop = LoopConfig(
         epochs=config.epochs,
         batch_size=min(config.batch_size, len(pixels)),
         learning_rate=config.learning_rate,
         momentum=config.momentum,
-        nesterov=True,
+        nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,
-        schedule="one_cycle",
+        schedule="one_cycle" if config.warmup else "cosine",
         warmup_epochs=config.warmup * config.epochs,
         precision=config.precision,  # type: ignore[arg-type]
         seed=config.seed,

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
-import pickle  # only the name of the error that torch.load raises; nothing is unpickled here
+import pickle  # for the name of the error that torch.load raises; nothing is unpickled here
 import re
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..common.errors import UserError, expected
+from ..common.errors import expected
 from ..common.files import atomic_file
 
 logger = logging.getLogger("ferry")
 
 FORMAT = 1
-_DAMAGE = (
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    NotImplementedError,  # a damaged zip header can name an unknown compression
-)
+_SEAL = b"ferry-sha256:"
+_SEAL_LENGTH = len(_SEAL) + hashlib.sha256().digest_size
 
 
 class Checkpoint:
@@ -65,10 +55,8 @@ class Checkpoint:
                 continue
             try:
                 content = read_checkpoint(path)
-            except UserError:
-                raise
-            except _DAMAGE as error:
-                logger.warning("The checkpoint %s is damaged (%s).", path, _short(error))
+            except DamagedCheckpoint as error:
+                logger.warning("The checkpoint %s is damaged (%s).", path, error)
                 damaged.append(path)
                 continue
             _check_identity(path, content["identity"], identity)
@@ -94,6 +82,7 @@ class Checkpoint:
         torch.save({"format": FORMAT, **content}, buffer)
         with atomic_file(self.path) as file:
             file.write(buffer.getbuffer())
+            file.write(_SEAL + hashlib.sha256(buffer.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())
             self._keep_current()
@@ -122,22 +111,31 @@ class Checkpoint:
                 entry.unlink(missing_ok=True)
 
 
+class DamagedCheckpoint(Exception):
+    """A checkpoint's bytes are not what was written."""
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint whole, with its checksums, as tensors on the CPU.
+    """Reads a checkpoint whole, proves its digest, and returns it with tensors on the CPU.
 
     Args:
         path: The file.
 
     Raises:
-        zipfile.BadZipFile: It is damaged. Other errors of torch.load are possible too.
+        DamagedCheckpoint: It cannot be read as one.
+        UserError: Another version of Ferry wrote it.
     """
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()  # torch.load itself does not look at the checksums
-        if broken is not None:
-            raise zipfile.BadZipFile(f"wrong checksum in {broken}")
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    written = memoryview(path.read_bytes())
+    body, seal = written[:-_SEAL_LENGTH], written[-_SEAL_LENGTH:]
+    # The checksums inside torch's zip format miss changes in its directory, so the whole file has its own.
+    if bytes(seal) != _SEAL + hashlib.sha256(body).digest():
+        raise DamagedCheckpoint("its digest is wrong")
+    try:
+        content = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise DamagedCheckpoint((str(error).splitlines() or [""])[0][:200]) from error
     if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
-        raise ValueError("not a checkpoint of a training")
+        raise DamagedCheckpoint("it does not hold a training")
     if content.get("format") != FORMAT:
         fix = "Delete it to start this training again, or use the version of Ferry that wrote it."
         raise expected("checkpoint", f"of format {FORMAT}", f"{path} of format {content.get('format')}", fix)
@@ -167,7 +165,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _word(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

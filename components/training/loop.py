@@ -73,9 +73,9 @@ def train(
     """Trains a method.
 
     The method is trained in place and ends on the training device. With a checkpoint the same call goes on where an
-    earlier one was stopped, and the end is that of a training without interruption, bit for bit on the CPU; when the
-    training was already finished, its end state is loaded and the call returns at once. Torch's global random state
-    is as before when the call ends.
+    earlier one was stopped, and the end is that of a training without interruption, bit for bit on a CPU with the same
+    number of threads; when the training was already finished, its end state is loaded and the call returns at once.
+    Torch's global random state is as before when the call ends.
 
     Under torchrun every process makes the same call; together they train on each global batch. Only process 0 writes
     and shows anything.

@@ -5,16 +5,51 @@ Source models and CluP's third stage are both this; they differ in where labels 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..common.errors import expected
-from .method import Batch, Method
+from .config import LoopConfig
+from .method import Batch, Method, split_by_dimension
 from .views import ViewSpec, apply_views, sample_views
+
+
+def checked_labels(labels: np.ndarray | Tensor, images: int, classes: int) -> Tensor:
+    """Returns labels as :class:`Supervised` takes them: int64 [N], or float32 [N, classes].
+
+    Args:
+        labels: One label per image: whole numbers [N] from 0 to classes - 1, or shares [N, classes] (soft labels)
+            that are not negative and whose rows sum to 1.
+        images: Number of images N.
+        classes: Number of classes.
+
+    Raises:
+        UserError: The labels do not keep these rules.
+    """
+    values = torch.as_tensor(np.array(labels)) if isinstance(labels, np.ndarray) else labels.detach().clone()
+    soft = values.is_floating_point()
+    shape = (images, classes) if soft else (images,)
+    if tuple(values.shape) != shape or values.dtype == torch.bool:
+        rule = f"whole numbers of shape [{images}] or shares of shape [{images}, {classes}]"
+        raise expected("labels", rule, f"{values.dtype} {tuple(values.shape)}", "Pass one label per image.")
+    if soft:
+        wrong = (values < 0).any(1) | ~((values.sum(1) - 1).abs() < 1e-3)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            got = f"{int(wrong.sum())} rows that are not, first row {row}: {values[row].tolist()}"
+            raise expected("labels", "shares that sum to 1 in every row", got, "Divide each row by its sum.")
+        return values.float()
+    if images and not (int(values.min()) >= 0 and int(values.max()) < classes):
+        got = f"values from {int(values.min())} to {int(values.max())}"
+        raise expected("labels", f"in the range 0 to {classes - 1}", got, "Check the class names of the labels.")
+    return values.long()
 
 
 class Supervised(Method):
@@ -30,9 +65,10 @@ class Supervised(Method):
         label_smoothing: Probability that is spread over all classes.
         backbone: Name of the child of `network` that learns at `backbone_scale`, or empty.
         backbone_scale: Factor on the learning rate of that child.
+        flops_per_image: Operations of the network per image, forward and backward; 0 where unknown.
 
     Raises:
-        UserError: Labels are not of one of the two forms, or mixup or label smoothing is out of range.
+        UserError: Labels are not of one of the two forms, or another argument is out of range.
     """
 
     labels: Tensor
@@ -50,22 +86,45 @@ class Supervised(Method):
         label_smoothing: float = 0.0,
         backbone: str = "",
         backbone_scale: float = 1.0,
+        flops_per_image: float = 0.0,
     ) -> None:
         super().__init__()
         if labels.ndim not in (1, 2) or (labels.ndim == 1) == labels.is_floating_point():
             rule = "whole numbers of shape [N] or fractions of shape [N, classes]"
             raise expected("labels", rule, f"{labels.dtype} {tuple(labels.shape)}", "Pass one label per image.")
-        if not mixup >= 0:
+        if not 0 <= mixup < float("inf"):
             raise expected("mixup", "zero or positive", mixup, "Pass 0.2 as CluP does, or 0 for none.")
         if not 0 <= label_smoothing < 1:
             raise expected("label_smoothing", "at least 0 and below 1", label_smoothing, "Pass 0.1, or 0 for none.")
+        children = [name for name, _ in network.named_children()]
+        if backbone and backbone not in children:
+            raise expected(
+                "backbone", f"one of {', '.join(children)}", backbone, "Leave it empty for one rate for all."
+            )
+        if not 0 <= backbone_scale < float("inf"):
+            raise expected("backbone_scale", "zero or positive", backbone_scale, "Pass 0.1, or 1 for one rate for all.")
         self.network, self.views = network, views
         self.mixup, self.label_smoothing = mixup, label_smoothing
         self.backbone, self.backbone_scale = backbone, backbone_scale
-        # Not persistent: labels come from an artifact whose digest names the checkpoint, and can be large.
+        self.flops_per_image = flops_per_image
+        # Not persistent: they are an input of the training, which describe() names, and can be large.
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what makes this training another one besides the loop's settings."""
+        labels = self.labels.detach().cpu().contiguous().numpy()
+        return {
+            "labels": hashlib.sha256(f"{labels.dtype} {labels.shape}".encode() + labels.tobytes()).hexdigest(),
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "views": asdict(self.views),
+            "mixup": self.mixup,
+            "label_smoothing": self.label_smoothing,
+            "backbone": self.backbone,
+            "backbone_scale": self.backbone_scale,
+        }
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the loss and the share of right answers of this process's rows."""
@@ -81,12 +140,10 @@ class Supervised(Method):
         right = logits.argmax(1) == (labels if labels.ndim == 1 else labels.argmax(1))
         return {"loss": loss, "accuracy": right.float().mean()}
 
-    def parameter_groups(self, config: Any) -> list[dict[str, Any]]:
+    def parameter_groups(self, config: LoopConfig) -> list[dict[str, Any]]:
         """Returns the parameters, those of the backbone with their own factor on the learning rate."""
         if not self.backbone or self.backbone_scale == 1.0:
             return super().parameter_groups(config)
-        from .method import split_by_dimension
-
         child = getattr(self.network, self.backbone)
         inside = {id(parameter) for parameter in child.parameters()}
         rest = (parameter for parameter in self.network.parameters() if id(parameter) not in inside)
@@ -100,6 +157,8 @@ class Supervised(Method):
         count = len(batch.global_indices)
         size = (batch.pixels.shape[-2], batch.pixels.shape[-1])
         parameters = sample_views(self.views, count, size, batch.generator)
+        if not len(batch):  # more processes than images are left: this one only takes part in the others' statistics
+            return batch.pixels.new_zeros((0, batch.pixels.shape[1], *(2 * [self.views.size]))).float(), 1.0, None
         images = apply_views(batch.pixels, parameters[batch.slice], self.views)
         if self.mixup == 0 or not self.training:
             return images, 1.0, None
@@ -118,7 +177,5 @@ class Supervised(Method):
 
 def _beta(alpha: float, generator: torch.Generator) -> float:
     """Draws from Beta(alpha, alpha), a pure function of the generator's state."""
-    import numpy as np
-
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return float(np.random.default_rng(seed).beta(alpha, alpha))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..common.checkpoints import FOLDER_VARIABLE
 from .spool import Record, Spool, read_spool
 
 logger = logging.getLogger("ferry")
@@ -29,7 +30,7 @@ logger = logging.getLogger("ferry")
 PARENT_VARIABLE = "FERRY_PARENT_RUN"
 """Environment variable: the MLflow run under which new runs are nested."""
 SPOOL_VARIABLE = "FERRY_SPOOL"
-"""Environment variable: folder for records that could not be sent."""
+"""Environment variable: folder for records that could not be sent; else they are kept beside checkpoints."""
 
 _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 8.0
@@ -59,10 +60,10 @@ class Tracker:
         self._wake = threading.Event()
         self._closing = False
         self._status = "FINISHED"
-        self._spool_folder = os.environ.get(SPOOL_VARIABLE, "")
+        self._spool_folder = os.environ.get(SPOOL_VARIABLE) or os.environ.get(FOLDER_VARIABLE, "")
         self._spool: Spool | None = None
         self._in_flight: list[Record] = []
-        self._pause, self._retry_at, self._warned = _FLUSH_SECONDS, 0.0, False
+        self._pause, self._retry_at, self._reason, self._warned = _FLUSH_SECONDS, 0.0, "", False
         self._thread: threading.Thread | None = None
         if store is not None:
             self._thread = threading.Thread(target=self._work, name=f"tracking-{stage}", daemon=True)
@@ -118,7 +119,7 @@ class Tracker:
         self._put([{"kind": "artifact", "path": str(Path(path).absolute()), "folder": place}])
 
     def spool_to(self, folder: Path | str) -> None:
-        """Says where unsent records are kept if ``FERRY_SPOOL`` does not."""
+        """Says where unsent records are kept if the environment does not."""
         self._spool_folder = self._spool_folder or str(folder)
 
     def flush(self) -> None:
@@ -138,7 +139,7 @@ class Tracker:
         end = time.monotonic() + _CLOSE_SECONDS
         while self._thread.is_alive() and time.monotonic() < end:
             self._thread.join(0.1)
-            if self._store.reached:
+            if self._store.reached:  # it has answered, so it is only slow
                 end = max(end, self._store.reached + _SLOW_SERVER_SECONDS)
         if self._thread.is_alive():
             self._keep([*self._in_flight, *self._take()], "no answer")
@@ -173,7 +174,7 @@ class Tracker:
         if self._store is None:
             return
         if time.monotonic() < self._retry_at and not closing:
-            self._keep(records, "")
+            self._keep(records, self._reason)
             return
         try:
             self._store.open()
@@ -186,7 +187,8 @@ class Tracker:
         except Exception as error:  # whatever goes wrong in tracking, the training goes on
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             self._retry_at = time.monotonic() + self._pause
-            self._keep(records, str(error) or type(error).__name__)
+            self._reason = str(error) or type(error).__name__
+            self._keep(records, self._reason)
 
     def _upload_kept(self) -> None:
         if self._store is not None and self._spool is not None and self._spool.used:
@@ -196,18 +198,17 @@ class Tracker:
 
     def _keep(self, records: list[Record], reason: str) -> None:
         """Writes records to the file for later; warns the first time."""
-        if self._store is None:
+        if self._store is None or not records:
             return
         if self._spool is None:
             stage = re.sub(r"[^a-z0-9]+", "-", self.stage.lower())
             self._spool = Spool(Path(self._spool_folder or ".") / f"tracking-{stage}-{os.getpid()}.jsonl")
-        if reason and not self._warned:
+        if not self._warned:
             self._warned = True
             short = " ".join(reason.split())[:300]
             logger.warning("Tracking: MLflow takes no records (%s); they are kept in %s.", short, self._spool.path)
-        if records:
-            about = {"stage": self.stage, "run": self._store.run_id}
-            self._spool.append({**record, **about} for record in records)
+        about = {"stage": self.stage, "run": self._store.run_id}
+        self._spool.append({**record, **about} for record in records)
 
 
 class RunStore:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
+
+_TYPERS_INTERRUPT = 130
 
 
 def main() -> None:
@@ -12,24 +15,29 @@ def main() -> None:
     Codes: 0 success, 2 wrong input, 75 a retry can help (interrupted, disk full, server away), 3 a training diverged,
     1 anything else.
     """
-    import click
+    import typer
 
     from ...common.errors import FerryError
     from ...common.stage import log_to_stderr
     from .app import app
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     log_to_stderr()
+    # Newer versions of typer bring a copy of click, whose errors are not those of click itself.
+    usage_error: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="ferry", standalone_mode=False)
+        if code == _TYPERS_INTERRUPT:
+            raise KeyboardInterrupt
     except FerryError as error:
         print(f"ferry: {error}", file=sys.stderr)
         code = error.exit_code
-    except click.ClickException as error:
+    except usage_error as error:
         error.show()
         code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("ferry: interrupted. Run the same command again to continue.", file=sys.stderr)
         code = 75
     except BrokenPipeError:  # the reader of our output has gone, as in `ferry runs | head`

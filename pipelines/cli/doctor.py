@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -19,10 +19,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     home: HomeOption = None,
     json: JsonOption = False,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for each server.")] = 5.0,
 ) -> None:
     """Check versions, device, threads, and whether MLflow and S3 answer."""
-    checks = [*_software(), *_hardware(), _home(home), _mlflow(home), _s3(timeout)]
+    checks = [*_software(), *_hardware(), _home(home), _mlflow(home), _s3()]
     if json:
         print_json(checks)
     else:
@@ -87,12 +86,17 @@ def _mlflow(home: Any) -> dict[str, Any]:
     return _check("MLflow", uri)
 
 
-def _s3(timeout: float) -> dict[str, Any]:
-    from ...faces.object_store import ObjectStore
+def _s3() -> dict[str, Any]:
+    from ...common.errors import FerryError
+    from ...faces.object_store import ObjectStore, ObjectStoreConfig
 
     if not any(os.environ.get(name) for name in ("S3_ENDPOINT", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL")):
         return _check("S3", "not configured", "ok", "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to use a bucket.")
-    problem = ObjectStore.from_environment().reachable(timeout)
-    if problem:
-        return _check("S3", problem, "error", "Check S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and S3_SECURE.")
-    return _check("S3", "reachable")
+    bucket = os.environ.get("S3_BUCKET", "")
+    if not bucket:
+        return _check("S3", "configured, not checked", "warning", "Set S3_BUCKET to the bucket that holds your faces.")
+    try:
+        ObjectStore(ObjectStoreConfig.from_environment()).check(bucket)
+    except FerryError as error:
+        return _check("S3", str(error), "error", "Check S3_ENDPOINT, S3_ACCESS_KEY, S3_SECRET_KEY and S3_SECURE.")
+    return _check("S3", f"bucket {bucket} is reachable")

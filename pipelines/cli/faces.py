@@ -8,13 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from ...common.errors import expected
 from .output import JsonOption, print_json, print_table, say
 from .run import pairs
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the tree."""
-    faces = typer.Typer(help="Import, look at and render data sets of faces.", no_args_is_help=True)
+    faces = typer.Typer(
+        help="Import, look at and render data sets of faces.",
+        no_args_is_help=True,
+        epilog="Example: ferry faces import fer2013/ -o faces/fer2013",
+    )
     faces.command("import", epilog="Example: ferry faces import fer2013/ --layout fer2013 -o faces/fer2013")(import_)
     faces.command("show", epilog="Example: ferry faces show faces/fer2013 --sheet sheet.png")(show)
     faces.command("render", epilog="Example: ferry faces render 2000 --style line -o faces/line")(render)
@@ -27,7 +32,8 @@ def import_(
     output: Annotated[Path, typer.Option("--output", "-o", help="The Faces folder to make.")],
     layout: Annotated[str, typer.Option(help="Name of the layout (see: ferry faces layouts), or auto.")] = "auto",
     option: Annotated[
-        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="An option of the layout; may be repeated.")
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the layout; may be repeated."),
     ] = None,
     splits: Annotated[str, typer.Option(help="as_given, or hash: split anew by content.")] = "as_given",
     holdout_fraction: Annotated[float, typer.Option(help="Share of the test split for --splits hash.")] = 0.2,
@@ -35,7 +41,9 @@ def import_(
     labels: Annotated[str, typer.Option(help="keep, or drop: write the unlabelled type.")] = "keep",
     contempt: Annotated[str, typer.Option(help="drop, or keep as an eighth class.")] = "drop",
     unknown: Annotated[str, typer.Option(help="drop, or keep as a last class.")] = "drop",
-    overlap: Annotated[str, typer.Option(help="Same picture in two splits: error, allow or drop_from_train.")] = "error",
+    overlap: Annotated[
+        str, typer.Option(help="Same picture in two splits: error, allow or drop_from_train.")
+    ] = "error",
     allow_overlap: Annotated[bool, typer.Option("--allow-overlap", help="The same as --overlap allow.")] = False,
     max_skipped: Annotated[float, typer.Option(help="Largest share of faces that may be skipped.")] = 0.05,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing Faces folder.")] = False,
@@ -63,7 +71,9 @@ def import_(
         print_json(_plain(asdict(report)))
         return
     for split, count in report.images.items():
-        print_table(f"{split}: {count:,} faces", ["class", "faces"], list(report.per_class.get(split, {}).items()), (1,))
+        print_table(
+            f"{split}: {count:,} faces", ["class", "faces"], list(report.per_class.get(split, {}).items()), (1,)
+        )
     for title, counts in (("Skipped", report.skipped), ("Left out by label", report.dropped)):
         for reason, count in counts.items():
             print(f"{title}: {count:,} ({reason})")
@@ -100,13 +110,20 @@ def render(
     seed: Annotated[int, typer.Option(help="Fixes the faces.")] = 0,
     holdout: Annotated[float, typer.Option(help="Share of the split test.")] = 0.2,
     unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Write the unlabelled type.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing Faces folder.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Render parametric faces that show the seven expressions."""
     from ...faces import render_faces
 
+    if not 0 <= holdout < 1:
+        raise expected("--holdout", "at least 0 and below 1", holdout, "Pass 0.2, or 0 for no split test.")
     splits = {"train": 1.0 - holdout, "test": holdout} if holdout > 0 else {"train": 1.0}
-    info = render_faces(output, count, style, seed, size, splits=splits, labels=not unlabelled)
-    print(f"Faces:   {info.root if hasattr(info, 'root') else output}")
+    info = render_faces(output, count, style, seed, size, splits=splits, labels=not unlabelled, overwrite=overwrite)
+    if json:
+        print_json({"root": str(info.root), **info.as_json()})
+        return
+    print(f"Faces:   {info.root}")
 
 
 def show_layouts(json: JsonOption = False) -> None:

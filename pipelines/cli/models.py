@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import HomeOption, JsonOption, print_json, print_table
+from .output import HomeOption, JsonOption, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ...registry import Registry, Version
 
 NameOption = Annotated[str, typer.Option("--name", help="Name in the registry; needed where there are several.")]
 
@@ -16,53 +20,72 @@ NameOption = Annotated[str, typer.Option("--name", help="Name in the registry; n
 def register(app: typer.Typer) -> None:
     """Adds the commands to the tree."""
     app.command("models", epilog="Example: ferry models --json")(models)
-    app.command("promote", epilog="Example: ferry promote 3 --name ferry-clup")(promote)
+    app.command("promote", epilog="Examples: ferry promote 3 --name ferry-clup, or: ferry promote challenger")(promote)
     app.command("rollback", epilog="Example: ferry rollback --name ferry-clup")(rollback)
 
 
-def models(home: HomeOption = None, json: JsonOption = False) -> None:
+def models(
+    name: Annotated[str, typer.Option("--name", help="Only this model.")] = "",
+    home: HomeOption = None,
+    json: JsonOption = False,
+) -> None:
     """List registered models, their versions and aliases."""
-    from ...registry import Registry
-    from ..runner import Home
-
-    registry = Registry(Home.at(home).tracking_uri)
-    versions = [version for name in registry.names() for version in registry.versions(name)]
+    registry = _registry(home)
+    names = [name] if name else registry.names()
+    versions = [version for one in names for version in registry.versions(one)]
     if json:
-        print_json([asdict(version) for version in versions])
-        return
-    rows = [
-        (
-            version.name,
-            version.version,
-            ", ".join(version.aliases),
-            version.tags.get("ferry.method", ""),
-            version.tags.get("ferry.verdict", ""),
-            datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-        )
-        for version in versions
-    ]
-    print_table("", ["model", "version", "aliases", "method", "verdict", "made (UTC)"], rows, numbers=(1,))
+        print_json([{**asdict(version), "uri": version.uri} for version in versions])
+    elif versions:
+        columns = ["model", "version", "aliases", "method", "verdict", "card", "made (UTC)"]
+        print_table("", columns, [_row(version) for version in versions], numbers=(1,))
+    else:
+        say("No model is registered yet. Start with: ferry demo")
 
 
 def promote(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="The version that becomes champion.")],
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="The version that becomes champion, or its alias: challenger.")
+    ],
     name: NameOption = "",
     home: HomeOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Make a version the champion; refused without a complete model card."""
-    from ...registry import Registry, only_model
-    from ..runner import Home
+    from ...registry import only_model
 
-    registry = Registry(Home.at(home).tracking_uri)
-    found = registry.promote(only_model(registry, name), version)
-    print(f"{found.name} version {found.version} is champion: models:/{found.name}@champion")
+    registry = _registry(home)
+    _show(registry.promote(only_model(registry, name), version), "is champion", json)
 
 
-def rollback(name: NameOption = "", home: HomeOption = None) -> None:
+def rollback(name: NameOption = "", home: HomeOption = None, json: JsonOption = False) -> None:
     """Make the previous champion the champion again."""
-    from ...registry import Registry, only_model
+    from ...registry import only_model
+
+    registry = _registry(home)
+    _show(registry.rollback(only_model(registry, name)), "is champion again", json)
+
+
+def _registry(home: Path | None) -> Registry:
+    from ...registry import Registry
     from ..runner import Home
 
-    registry = Registry(Home.at(home).tracking_uri)
-    found = registry.rollback(only_model(registry, name))
-    print(f"{found.name} version {found.version} is champion again: models:/{found.name}@champion")
+    return Registry(Home.at(home).tracking_uri)
+
+
+def _show(found: Version, what: str, json: bool) -> None:
+    if json:
+        print_json({**asdict(found), "uri": found.uri})
+    else:
+        print(f"{found.name} version {found.version} {what}: models:/{found.name}@champion")
+
+
+def _row(version: Version) -> tuple[str, ...]:
+    return (
+        version.name,
+        version.version,
+        ", ".join(version.aliases),
+        version.tags.get("ferry.method", ""),
+        version.tags.get("ferry.verdict", ""),
+        version.tags.get("ferry.card", ""),
+        datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+    )

@@ -14,7 +14,7 @@ from ...common.files import finite
 
 HomeOption = Annotated[
     Path | None,
-    typer.Option("--home", help="Folder of runs and the local MLflow store [default: $FERRY_HOME or .ferry]."),
+    typer.Option("--home", help="Folder of runs and the local MLflow store; default: $FERRY_HOME, else .ferry."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -58,14 +58,16 @@ def percent(value: float | None) -> str:
 def metrics_table(metrics: Mapping[str, Any], title: str = "") -> None:
     """Prints accuracy and mean-class accuracy of every row of a run."""
     names = {"source": "source-only", "adabn": "AdaBN", "adapted": "adapted"}
+    order = [*names, *sorted(set(metrics) - set(names))]
     rows = [
         (
             names.get(name, name),
             percent(row.get("accuracy")),
             percent(row.get("mean_class_accuracy")),
             percent(row.get("min_class_accuracy")),
-            row.get("n", 0),
+            f"{row.get('n', 0):,}",
         )
-        for name, row in sorted(metrics.items(), key=lambda item: list(names).index(item[0]) if item[0] in names else 9)
+        for name in order
+        if (row := metrics.get(name)) is not None
     ]
     print_table(title, ["model", "accuracy", "mean-class accuracy", "worst class", "faces"], rows, numbers=(1, 2, 3, 4))

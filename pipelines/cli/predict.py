@@ -23,18 +23,13 @@ def predict(
     json: JsonOption = False,
 ) -> None:
     """Predict the displayed expression of images."""
-    from ..prediction import predict_images
-    from ..runner import Home
+    from ..api import predict as predict_files
 
-    tracking = Home.at(home).tracking_uri if model.startswith("models:/") else ""
-    found = predict_images(model, images, tracking_uri=tracking, trust=trust)
+    found = predict_files(model, images, home=home, trust=trust)
     if json:
         print_json([entry.to_json() for entry in found])
     else:
-        rows = [
-            (entry.image, entry.label or "-", percent(entry.probability), entry.note)
-            for entry in found
-        ]
+        rows = [(entry.image, entry.label or "-", percent(entry.probability), entry.note) for entry in found]
         print_table("", ["image", "expression", "probability", "note"], rows, numbers=(2,))
     if any(entry.label == "" for entry in found):
         raise typer.Exit(2)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...common.errors import expected
+from ...common.errors import FerryError, expected
 from .output import HomeOption, JsonOption, metrics_table, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from ..runner import Home, RunRecord
 
 PairsOption = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="A parameter; may be repeated.")
@@ -32,30 +38,34 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline on this machine."""
+    from dataclasses import asdict
+
     from ..catalogue import find
-    from ..runner import Home, run_local
+    from ..runner import Home, RunFailed, load_record, run_local
 
     values: dict[str, object] = dict(pairs(parameter or []))
     if seed is not None:
+        if "seed" in values:
+            raise expected(
+                "seed", "given once", f"--seed {seed} and -p seed={values['seed']}", "Remove one of the two."
+            )
         values["seed"] = seed
     info = find(pipeline)
     place = Home.at(home)
-    say(f"{info.summary}. Home: {place.root}")
-    result = run_local(info, values, place, say=say)
+    try:
+        result = run_local(info, values, place, say=say)
+    except RunFailed as error:
+        if json:
+            print_json(asdict(load_record(error.folder)))
+        raise
     if json:
-        from dataclasses import asdict
-
         print_json(asdict(result.record))
         return
     summarise(result.record, place.root)
 
 
-def summarise(record: object, home: Path) -> None:
+def summarise(record: RunRecord, home: Path) -> None:
     """Prints what a finished run is good for: numbers, report, model, where to look further."""
-    from ..runner import RunRecord
-
-    if not isinstance(record, RunRecord):
-        return
     if record.metrics:
         metrics_table(record.metrics)
     if record.report:
@@ -68,9 +78,17 @@ def summarise(record: object, home: Path) -> None:
     print(f"Run:     {home / 'runs' / record.id / 'run.json'}")
     uri = record.mlflow.get("tracking_uri", "")
     if uri.startswith("sqlite"):
-        print(f"MLflow:  mlflow ui --backend-store-uri {uri}")
+        print(f"MLflow:  {mlflow_command(uri)}")
     elif uri:
         print(f"MLflow:  {uri}")
+
+
+def mlflow_command(uri: str) -> str:
+    """Returns the command that opens the MLflow UI, so that it works when copied into a shell."""
+    beside = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    program = str(beside) if beside.exists() and found is None else "mlflow"
+    return shlex.join([program, "ui", "--backend-store-uri", uri])
 
 
 def pairs(texts: list[str]) -> dict[str, str]:
@@ -124,27 +142,47 @@ def compile_(
 
 def runs(home: HomeOption = None, json: JsonOption = False) -> None:
     """List the runs of a home, newest first."""
-    from ..runner import Home, load_record
+    from ..runner import Home
 
-    place = Home.at(home)
-    records = [load_record(path) for path in sorted(place.runs.glob("*/run.json"), reverse=True)]
+    records = _records(Home.at(home))
     if json:
-        print_json([{"id": r.id, "status": r.status, "pipeline": r.pipeline, "metrics": r.metrics} for r in records])
+        names = ("id", "pipeline", "status", "started", "seconds", "metrics", "report", "model", "error")
+        print_json([{name: getattr(record, name) for name in names} for record in records])
         return
     rows = [
         (
             record.id,
             record.status,
-            f"{record.seconds:.0f} s",
+            f"{record.seconds:,.0f} s",
             _gain(record.metrics),
             f"{record.model['name']} v{record.model['version']}" if record.model else "",
         )
         for record in records
     ]
-    print_table("", ["run", "status", "time", "mean-class accuracy", "model"], rows)
+    print_table("", ["run", "status", "time", "mean-class accuracy", "model"], rows, numbers=(2, 3))
 
 
-def _gain(metrics: dict[str, dict[str, float]]) -> str:
+def _records(home: Home) -> list[RunRecord]:
+    """Returns the records of a home, newest first; those of killed runs are completed where no run is at work."""
+    from ...common.errors import RetryableError
+    from ..runner import load_record
+    from ..runner.settle import settle
+
+    try:
+        with home.lock():
+            settle(home)
+    except RetryableError:
+        pass
+    found = []
+    for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+        try:
+            found.append(load_record(path))
+        except FerryError as error:
+            say(f"note: {path} is left out. {error}")
+    return found
+
+
+def _gain(metrics: dict[str, Any]) -> str:
     if "source" not in metrics or "adapted" not in metrics:
         return ""
     before, after = (metrics[name].get("mean_class_accuracy") for name in ("source", "adapted"))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from ...common.errors import FerryError, RetryableError
 from ...common.files import read_json
 from .record import RunRecord, TaskRecord, iso
 
 _SILENT_SKIPS = ("Could not resolve CEL parameter", "Condition evaluation failed")
+_WITHOUT_FILES = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
+_ERROR_LINE = re.compile(r"^\s*((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)$")
+_LOG_END = 1 << 20
+_FULL = 1 << 20
 
 
 def collect(record: RunRecord, folder: Path) -> None:
@@ -23,60 +29,71 @@ def collect(record: RunRecord, folder: Path) -> None:
         record: The record to fill in.
         folder: The run's folder.
     """
-    tasks = _pending(folder)
+    declared = _declared(folder)
+    tasks = {name: TaskRecord(name) for name in declared}
     for name, task in tasks.items():
         _fill(task, folder / "stages" / f"{name}.json")
-        outputs = _outputs(folder, name)
-        task.artifacts = outputs or {}
-        if task.status == "done" and outputs is None:
-            task.status, task.exit_code, task.error = "failed", 75, "The stage ended without its outputs."
+        _verify(task, folder, declared[name])
     record.tasks = sorted(tasks.values(), key=lambda task: (task.started == "", task.started))
     record.warnings = [f"{task.name}: {warning}" for task in record.tasks for warning in task.warnings]
     record.overhead_seconds = round(max(record.seconds - sum(task.seconds for task in record.tasks), 0.0), 2)
     for task in record.tasks:
         _lift(record, task)
     _keep_report(record, folder)
-    _judge(record)
+    _judge(record, folder)
 
 
-def _pending(folder: Path) -> dict[str, TaskRecord]:
-    """Returns a record for every task of the compiled pipeline; a stage's name is its task's."""
+def _declared(folder: Path) -> dict[str, list[str]]:
+    """Returns the outputs of every task of the compiled pipeline that must be files or folders."""
     package = folder / "pipeline.yaml"
     if not package.exists():
         return {}
     import yaml
 
-    root = next(document for document in yaml.safe_load_all(package.read_text(encoding="utf-8")) if "root" in document)
-    return {name: TaskRecord(name=name) for name in root["root"]["dag"]["tasks"]}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    documents = yaml.load_all(package.read_text(encoding="utf-8"), loader)
+    spec = next(document for document in documents if "root" in document)
+    found = {}
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        outputs = spec["components"][task["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
+        found[name] = [
+            output for output, entry in outputs.items() if entry["artifactType"]["schemaTitle"] not in _WITHOUT_FILES
+        ]
+    return found
 
 
 def _fill(task: TaskRecord, path: Path) -> None:
-    if not path.exists():
+    try:
+        values: dict[str, Any] = read_json(path, "stage record")
+    except FerryError:  # it never began, or a full disk left nothing
         return
-    values: dict[str, Any] = read_json(path, "stage record")
     task.status = values["status"]
     task.started = iso(values["started"])
     ended = values["ended"]
     task.seconds = round(ended - values["started"], 2) if ended else 0.0
     task.exit_code, task.error = values["exit_code"], values["error"]
-    task.warnings, task.facts = values["warnings"], values["facts"]
+    task.warnings, task.facts, task.checkpoints = values["warnings"], values["facts"], values.get("checkpoints", [])
     if task.status == "running":
-        task.status, task.exit_code = "failed", 75
-        task.error = "The stage was killed. Run the same command again to continue from its last checkpoint."
+        task.status, task.exit_code = "failed", RetryableError.exit_code
+        task.error = (
+            "The stage was killed, perhaps because memory ran out. "
+            "Run the same command again to continue from its last checkpoint."
+        )
 
 
-def _outputs(folder: Path, task: str) -> dict[str, str] | None:
-    """Returns output name to path of an executed task, or None where it left no record of them."""
-    found = sorted((folder / "artifacts").glob(f"*/{task}/executor_output.json"))
-    if not found:
-        return None
-    values = json.loads(found[-1].read_text(encoding="utf-8"))
-    paths = {}
-    for name, entry in values.get("artifacts", {}).items():
-        uri = entry["artifacts"][0]["uri"]
-        if Path(uri).exists():
-            paths[name] = uri
-    return paths
+def _verify(task: TaskRecord, folder: Path, declared: list[str]) -> None:
+    """Finds the outputs of a task; one that is missing makes it a failed one."""
+    left = sorted((folder / "artifacts").glob(f"*/{task.name}/executor_output.json"))
+    if left:
+        values = json.loads(left[-1].read_text(encoding="utf-8"))
+        uris = {name: entry["artifacts"][0]["uri"] for name, entry in values.get("artifacts", {}).items()}
+        task.artifacts = {name: uri for name, uri in uris.items() if Path(uri).exists()}
+        if task.status == "skipped":  # it ran, but left no record of its own
+            task.status = "done"
+    missing = [name for name in declared if name not in task.artifacts]
+    if task.status == "done" and (missing or not left):
+        task.status, task.exit_code = "failed", 1
+        task.error = f"The stage ended without an error but did not leave its output {', '.join(missing) or 'record'}."
 
 
 def _lift(record: RunRecord, task: TaskRecord) -> None:
@@ -90,21 +107,57 @@ def _lift(record: RunRecord, task: TaskRecord) -> None:
 
 def _keep_report(record: RunRecord, folder: Path) -> None:
     """Copies the report to where people look for it, under a name that a browser opens."""
-    if record.report and Path(record.report).is_file():
-        target = folder / "report.html"
+    if not record.report or not Path(record.report).is_file():
+        return
+    target = folder / "report.html"
+    try:
         shutil.copyfile(record.report, target)
-        record.report = str(target)
+    except OSError:  # a full disk: the artifact itself is still there
+        return
+    record.report = str(target)
 
 
-def _judge(record: RunRecord) -> None:
+def _judge(record: RunRecord, folder: Path) -> None:
     failed = next((task for task in record.tasks if task.status == "failed"), None)
+    skipped = [task.name for task in record.tasks if task.status == "skipped"]
     if record.status == "done":
-        log = Path(record.log).read_text(encoding="utf-8", errors="replace") if Path(record.log).exists() else ""
-        never = [task.name for task in record.tasks if task.status == "pending"]
         if failed is not None:
             record.status = "failed"
-        elif never or any(sign in log for sign in _SILENT_SKIPS):
-            record.status, record.exit_code = "failed", 1
-            record.error = f"The local runner skipped {', '.join(never) or 'a condition'} without an error."
-    if failed is not None and record.status == "failed":
+        elif skipped or not record.tasks or _says_skipped(record):
+            what = ", ".join(skipped) or "a condition"
+            record.end("failed", f"The local runner skipped {what} without an error.", 1)
+    if record.status != "failed":
+        return
+    if failed is not None:
         record.error, record.exit_code = failed.error, failed.exit_code
+    elif record.tasks and record.exit_code == 1:
+        record.error = _last_error(_end_of_log(record)) or record.error
+    if shutil.disk_usage(folder).free < _FULL and record.exit_code != 2:
+        record.exit_code = RetryableError.exit_code
+        record.error = (
+            f"Expected `disk` to have room for {folder}, but got a full one. "
+            "Free some space and run the same command again; what was finished before is kept."
+        )
+
+
+def _says_skipped(record: RunRecord) -> bool:
+    if not Path(record.log).is_file():
+        return False
+    with open(record.log, encoding="utf-8", errors="replace") as lines:
+        return any(sign in line for line in lines for sign in _SILENT_SKIPS)
+
+
+def _end_of_log(record: RunRecord) -> str:
+    path = Path(record.log)
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - _LOG_END, 0))
+        return file.read().decode("utf-8", errors="replace")
+
+
+def _last_error(log: str) -> str:
+    """Returns the last line of a traceback in a log, for a stage that failed before it could say why itself."""
+    found = [match[1] for match in map(_ERROR_LINE.match, log.splitlines()) if match]
+    ours = [line for line in found if not line.startswith("RuntimeError: Pipeline ")]
+    return ours[-1][:500] if ours else ""

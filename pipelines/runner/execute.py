@@ -1,46 +1,61 @@
 """The process in which kfp's local runner executes one pipeline; started by :mod:`.local`, never by hand.
 
-It stands alone so that an interrupt reaches the stages and not kfp, and so that everything that is printed lands in
-the run's log file.
+It stands alone so that an interrupt reaches the stages and not kfp, so that everything that is printed lands in the
+run's log file, and so that nothing survives the run: it ends with its parent, and the stages end with it.
 """
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 import warnings
 from pathlib import Path
 
+from ...common.errors import RetryableError
 from ...common.files import read_json, write_json
+from ...common.stage import RUNNER_VARIABLE
+from .lifeline import end_with
+from .stages import FRESH_VARIABLE, Stop, install, preload
+
+GO = "go"
+"""What the parent writes when the place is ready; its environment may have grown until then."""
 
 
-def main(request_path: str) -> int:
+def main(request_path: str, parent: int) -> int:
     """Runs the compiled pipeline that the request names.
 
+    While the parent prepares the tracking, this process imports what stages need; it begins when the parent has put
+    ``environment`` into the request and written :data:`GO` to standard input.
+
     Args:
-        request_path: JSON with ``package`` (compiled YAML), ``arguments``, ``pipeline_root`` and ``outcome`` (where to
-            write whether kfp reported success).
+        request_path: JSON with ``package`` (compiled YAML), ``arguments``, ``pipeline_root``, ``environment``,
+            ``preload`` (modules) and ``outcome`` (where to write whether kfp reported success).
+        parent: Process that started this one.
 
     Returns:
-        0 where kfp reported success, else 1.
+        0 where kfp reported success, 75 where the run was stopped before it began, else 1.
     """
-    # The runner in the parent process decides when stages stop; this process only waits for them.
-    # A handler and not SIG_IGN, which the stages would inherit.
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: None)
-    request = read_json(request_path, "request")
+    stop = Stop()
+    stop.listen()
+    end_with(parent)
     warnings.filterwarnings("ignore", category=RuntimeWarning, message="You may be attemping to run a task")
+    if os.environ.get(FRESH_VARIABLE, "") != "1":
+        preload(read_json(request_path, "request")["preload"])
     from kfp import components, local
 
+    if sys.stdin.readline().strip() != GO or stop.requested:
+        return RetryableError.exit_code
+    request = read_json(request_path, "request")
+    os.environ.update({**request["environment"], RUNNER_VARIABLE: str(os.getpid())})
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=request["pipeline_root"],
         raise_on_error=True,
     )
-    pipeline = components.load_component_from_file(request["package"])
+    install(stop)
     error = ""
     try:
-        pipeline(**request["arguments"])
+        components.load_component_from_file(request["package"])(**request["arguments"])
     except Exception as problem:  # kfp raises RuntimeError with a line of its own; ours come from the stages' records
         error = f"{type(problem).__name__}: {problem}"
         print(error, flush=True)
@@ -49,4 +64,4 @@ def main(request_path: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

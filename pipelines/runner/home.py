@@ -58,6 +58,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def spool(self) -> Path:
+        """Numbers that MLflow did not take."""
+        return self.root / "spool"
+
+    @property
     def tracking_uri(self) -> str:
         """``$MLFLOW_TRACKING_URI``, else a database file in the home."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
@@ -68,7 +73,8 @@ class Home:
         for attempt in range(1000):
             folder = self.runs / (f"{stamp}-{pipeline}" + (f"-{attempt}" if attempt else ""))
             try:
-                folder.mkdir()
+                with disk_errors(str(folder)):
+                    folder.mkdir()
             except FileExistsError:
                 continue
             return folder
@@ -81,7 +87,9 @@ class Home:
         Raises:
             RetryableError: Another run holds it.
         """
-        with open(self.root / "lock", "a+", encoding="utf-8") as file:
+        with disk_errors(f"home {self.root}"):
+            file = open(self.root / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -90,9 +98,10 @@ class Home:
                     f"Expected `home` to be free, but got {self.root}, which {_holder(file.read())} is using. "
                     "Wait until it has ended, or pass another --home."
                 ) from None
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
-            file.flush()
+            with disk_errors(f"home {self.root}"):
+                file.truncate(0)
+                file.write(json.dumps({"pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}))
+                file.flush()
             yield
 
 

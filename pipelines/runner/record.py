@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -9,8 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ...common.errors import FerryError
 from ...common.files import read_json, write_json
 from ...common.parameters import from_mapping
+
+logger = logging.getLogger("ferry")
 
 _PACKAGES = ("ferry-fer", "torch", "torchvision", "faiss-cpu", "kfp", "mlflow", "numpy", "pyarrow", "scikit-learn")
 
@@ -21,7 +25,7 @@ class TaskRecord:
 
     Attributes:
         name: Name within the pipeline.
-        status: ``pending``, ``running``, ``done``, ``failed`` or ``skipped``.
+        status: ``done``, ``failed``, or ``skipped`` where the run ended before it.
         started: Start of the work (ISO 8601, UTC), or empty.
         seconds: Seconds of work, without starting Python and handing over.
         exit_code: Exit code of the stage.
@@ -29,10 +33,11 @@ class TaskRecord:
         warnings: What people should know.
         facts: Small results.
         artifacts: Output name to path.
+        checkpoints: Checkpoints from which the same command would continue; removed when the whole run is done.
     """
 
     name: str
-    status: str = "pending"
+    status: str = "skipped"
     started: str = ""
     seconds: float = 0.0
     exit_code: int = 0
@@ -40,6 +45,7 @@ class TaskRecord:
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, str] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -51,7 +57,7 @@ class RunRecord:
         pipeline: Name of the pipeline.
         parameters: Every parameter with the value that was used.
         seed: The seed, also among the parameters.
-        status: ``running``, ``done``, ``failed`` or ``interrupted``.
+        status: ``running``, ``done``, ``failed``, ``interrupted`` or ``killed``.
         started: Start (ISO 8601, UTC).
         seconds: Wall time of the whole run.
         overhead_seconds: Wall time that was spent outside stages' work: starting them and handing over.
@@ -86,9 +92,20 @@ class RunRecord:
     exit_code: int = 0
     log: str = ""
 
+    def end(self, status: str, error: str = "", exit_code: int = 0) -> None:
+        """Says how the run ended."""
+        self.status, self.error, self.exit_code = status, error, exit_code
+
     def write(self, folder: Path) -> None:
         """Writes ``run.json`` into the run's folder, crash-safely."""
         write_json(folder / "run.json", asdict(self))
+
+    def write_if_possible(self, folder: Path) -> None:
+        """Writes ``run.json``; where the disk is full, how the run ended matters more than that error."""
+        try:
+            self.write(folder)
+        except FerryError as error:
+            logger.error("%s could not be written: %s", folder / "run.json", error)
 
 
 def load_record(path: Path | str) -> RunRecord:

@@ -67,9 +67,8 @@ class Watch:
             total = f"/{state['total']:,}" if state["total"] else ""
             left = f", {duration(state['eta_seconds'])} left" if state["eta_seconds"] is not None else ""
             note = f", {state['note']}" if state["note"] else ""
-            self.say(
-                f"    {state['description']}: {state['done']:,}{total} {state['unit']}, {state['rate']:,.0f}/s{left}{note}"
-            )
+            count = f"{state['done']:,}{total} {state['unit']}, {state['rate']:,.0f}/s"
+            self.say(f"    {state['description']}: {count}{left}{note}")
 
     def _draw(self, state: dict[str, Any]) -> None:
         if self._bar is None:

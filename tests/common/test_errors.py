@@ -17,9 +17,7 @@ def test_user_errors_are_value_errors_for_library_users():
     assert issubclass(UserError, ValueError)
 
 
-@pytest.mark.parametrize(
-    ("word", "suggestion"), [("fer2031", "fer2013"), ("rafdb2", "rafdb"), ("zzz", None)]
-)
+@pytest.mark.parametrize(("word", "suggestion"), [("fer2031", "fer2013"), ("rafdb2", "rafdb"), ("zzz", None)])
 def test_unknown_suggests_the_closest_match_and_only_a_close_one(word, suggestion):
     message = str(unknown("layout", word, ["fer2013", "rafdb"]))
     assert repr(word) in message

@@ -1,7 +1,6 @@
 """The switches and the rule for the number of clusters."""
 
 import pytest
-
 from ferry.common.errors import UserError
 from ferry.common.parameters import from_mapping
 from ferry.labelling import LabellingConfig, default_clusters
@@ -36,6 +35,7 @@ def test_as_released_and_clean_differ_in_the_documented_switches():
     assert clean == LabellingConfig()
     assert (released.quota, released.ties, released.majority_ties) == ("floor", "order", "first_class")
     assert (released.clusters, released.keep, released.restarts, released.smoothing) == (1000, 0.1, 10, 0.0)
+    assert not released.transfers
     assert LabellingConfig.as_released(clusters=250, keep=0.3).keep == 0.3
 
 

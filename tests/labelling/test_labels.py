@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sklearn.cluster
-
 from ferry.clustering import KMeans, append_one_and_normalise
 from ferry.common.errors import UserError
 from ferry.labelling import LabellingConfig, class_quota, cluster_purity, label_from_clusters, pseudo_labels
@@ -185,7 +184,7 @@ def test_lost_classes_are_named_with_the_reason(caplog):
     assert "'neutral'" in caplog.text
     few = LabellingConfig.as_released(clusters=3, keep=0.01, restarts=1, ties="distance")
     logits[:200] = [0, 5, 0]
-    with pytest.raises(UserError, match="`keep` to be large enough to keep at least one image, but got 0.01"):
+    with pytest.raises(UserError, match=r"`keep` to be large enough to keep at least one image, but got 0\.01"):
         pseudo_labels(logits[:60], features[:60], keys[:60], CLASSES, few)
 
 
@@ -236,7 +235,7 @@ def wrong(**changes):
         (wrong(features=np.zeros(12)), r"`features` to be a matrix.*\(12,\)"),
         (
             wrong(logits=np.full((12, 3), np.nan)),
-            "`logits` to be finite, but got '12 of 12 rows with NaN.*input scaling",
+            "`logits` to be finite, but got .12 of 12 rows with NaN.*input scaling",
         ),
         (wrong(features=np.full((12, 3), np.inf)), "`features` to be finite"),
         (wrong(classes=("anger", "fear")), "`logits` to be of 2 columns, one per class, but got 3"),

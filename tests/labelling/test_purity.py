@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from ferry.common.errors import UserError
 from ferry.labelling import cluster_purity, smoothed_purity
 

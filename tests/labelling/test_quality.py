@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import sklearn.metrics
-
 from ferry.common.errors import UserError
 from ferry.labelling import label_quality
 

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from ferry.common.errors import UserError
 from ferry.labelling import class_quota
 

@@ -6,7 +6,6 @@ import os
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-
 from ferry.common.errors import UserError
 from ferry.labelling import Columns, PseudoLabels, pseudo_labels
 
@@ -62,7 +61,9 @@ def test_labels_follow_their_keys_and_not_their_position(labels):
 
 
 def test_a_key_without_label_stops_the_alignment(labels):
-    with pytest.raises(UserError, match="`keys`.*2 of 3 keys without one, first 'new.png', 'other.png'.*run the label"):
+    with pytest.raises(
+        UserError, match=r"`keys`.*2 of 3 keys without one, first 'new\.png', 'other\.png'.*run the label"
+    ):
         labels.align([labels.keys[0], "new.png", "other.png"])
     with pytest.raises(UserError, match="`keys` to be unique"):
         labels.align([labels.keys[0], labels.keys[0]])

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
 from ferry.common import files
 from ferry.common.errors import RetryableError, UserError
 from ferry.training import train
@@ -57,18 +56,13 @@ def test_any_truncation_falls_back_with_a_warning(pair, caplog):
         assert str(pair.previous) in caplog.text
 
 
-def test_any_changed_byte_is_noticed_or_harmless(pair):
+def test_any_changed_byte_is_noticed(pair):
     whole = pair.path.read_bytes()
     for place in range(0, len(whole), 37):
         changed = bytearray(whole)
         changed[place] ^= 0x5A
         pair.path.write_bytes(changed)
-        try:
-            found = pair.load(IDENTITY)
-        except UserError as error:  # the identity or the format itself was hit
-            assert "checkpoint" in str(error)
-            continue
-        assert torch.equal(found["method"]["weight"], torch.full((50,), float(found["step"]))), place
+        assert pair.load(IDENTITY)["step"] == 1, place
 
 
 def test_a_missing_newest_falls_back(pair):
@@ -100,15 +94,18 @@ def test_pickled_objects_are_never_loaded(pair):
         def __reduce__(self):
             return (os.mkdir, (str(pair.path.parent / "trapped"),))
 
-    torch.save({"format": 1, "identity": IDENTITY, "trap": Trap()}, pair.path)
-    assert pair.load(IDENTITY)["step"] == 1
+    pair.save({**content(3), "trap": Trap()})
+    pair.save({**content(4), "trap": Trap()})
+    with pytest.raises(UserError, match="damaged"):
+        pair.load(IDENTITY)
     pair.path.write_bytes(pickle.dumps(Trap()))
-    assert pair.load(IDENTITY)["step"] == 1
+    with pytest.raises(UserError, match="damaged"):
+        pair.load(IDENTITY)
     assert not (pair.path.parent / "trapped").exists()
 
 
 def test_another_format_is_refused_not_called_damaged(pair):
-    torch.save({"format": 99, "identity": IDENTITY}, pair.path)
+    pair.save({**content(3), "format": 99})
     with pytest.raises(UserError, match=r"of format 1.*of format 99"):
         pair.load(IDENTITY)
 

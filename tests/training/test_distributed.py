@@ -11,22 +11,34 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
-
 from ferry.common.errors import UserError
 from ferry.training import all_gather_rows, all_reduce_sum, convert_sync_batchnorm, distributed, train, world_size
+from torch import nn
 
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
-@pytest.fixture(scope="module")
-def answers():
-    command = [sys.executable, str(SCRIPT), "distributed"]
+QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped"]
+REST = ["two, single precision", "three, uneven", "two, in parts", "two, lars", "spread", "broken"]
+
+
+def asked(names):
+    command = [sys.executable, str(SCRIPT), "distributed", *names]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return asked(QUICK)
+
+
+@pytest.fixture(scope="module")
+def more():
+    return asked(REST)
 
 
 def values(answer):
@@ -44,16 +56,25 @@ def distance(one, many):
     return max(state, history)
 
 
-@pytest.mark.parametrize("name", ["two", "three, uneven", "three, one without rows", "two, in parts", "two, lars"])
+@pytest.mark.parametrize("name", ["two", "three, one without rows"])
 def test_many_processes_end_where_one_does(answers, name):
     one = values(answers[name]["one"])
     for answer in answers[name]["many"]:
         assert distance(one, values(answer)) < 1e-10  # double precision: what is left is the order of sums
 
 
-def test_single_precision_differs_by_rounding_only(answers):
-    one = values(answers["two, single precision"]["one"])
-    for answer in answers["two, single precision"]["many"]:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["three, uneven", "two, in parts", "two, lars"])
+def test_many_processes_end_where_one_does_in_other_settings(more, name):
+    one = values(more[name]["one"])
+    for answer in more[name]["many"]:
+        assert distance(one, values(answer)) < 1e-10
+
+
+@pytest.mark.slow
+def test_single_precision_differs_by_rounding_only(more):
+    one = values(more["two, single precision"]["one"])
+    for answer in more["two, single precision"]["many"]:
         assert distance(one, values(answer)) < 1e-3
 
 
@@ -92,14 +113,16 @@ def test_a_signal_to_one_process_stops_all_and_one_process_can_go_on(answers):
     assert distance(values(answers["two"]["one"]), then) < 1e-10
 
 
-def test_processes_that_do_not_see_the_checkpoint_get_it_from_the_first(answers):
-    for answer in answers["spread"]["then"]:
+@pytest.mark.slow
+def test_processes_that_do_not_see_the_checkpoint_get_it_from_the_first(answers, more):
+    for answer in more["spread"]["then"]:
         assert values(answer)["from"] == 5
         assert distance(values(answers["two"]["one"]), values(answer)) < 1e-10
 
 
-def test_a_damaged_checkpoint_ends_all_processes(answers):
-    first, second = answers["broken"]
+@pytest.mark.slow
+def test_a_damaged_checkpoint_ends_all_processes(more):
+    first, second = more["broken"]
     assert first["error"].startswith("UserError: Expected `checkpoint` to be readable")
     assert second["error"].startswith("RetryableError: Process 0 could not go on")
 

@@ -6,17 +6,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import ferry.training
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
-
-import ferry.training
 from ferry.common.errors import TrainingDiverged, UserError
 from ferry.training import LoopConfig, Method, Sampler, estimate, flops_of, make_batch, make_context, train
 from ferry.training.batches import permutation, seed_for, share
 from ferry.training.method import split_by_dimension
+from torch import nn
+from torch.nn import functional
 
 toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
 PIXELS = toy.toy_pixels(40)
@@ -33,7 +32,7 @@ class Linear(Method):
         self.register_buffer("labels", torch.arange(images) % 3)
 
     def loss(self, pixels, labels):
-        hidden = self.first(pixels.flatten(1).float() / 255 - 0.5).tanh()
+        hidden = self.first(pixels.flatten(1).to(self.first.weight.dtype) / 255 - 0.5).tanh()
         return functional.cross_entropy(self.second(hidden), labels)
 
     def step(self, batch):
@@ -89,9 +88,8 @@ def test_accumulation_equals_the_whole_batch(parts):
     whole, cut = Linear().double(), Linear().double()
     history = train(whole, PIXELS, config()).history
     again = train(cut, PIXELS, config(accumulate=parts)).history
-    # the networks are double but compute on float images, so rounding of the loss is what is left
-    assert (weights(whole) - weights(cut)).abs().max() < 1e-6
-    assert again[-1]["loss"] == pytest.approx(history[-1]["loss"], abs=1e-6)
+    assert (weights(whole) - weights(cut)).abs().max() < 1e-13  # double precision: what is left is the order of sums
+    assert again[-1]["loss"] == pytest.approx(history[-1]["loss"], abs=1e-12)
 
 
 def test_accumulation_cuts_each_batch_into_parts_with_the_same_draws():
@@ -229,9 +227,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_says_what_to_do(tmp
     assert f"kept in {tmp_path / 'c.pt'}" in message
     assert "fp32" not in message
     assert caught.value.exit_code == 3
-    with pytest.raises(TrainingDiverged):
-        train(good.__class__(4, value), PIXELS, config(checkpoint_seconds=0.0), checkpoint=tmp_path / "c.pt")
-    assert torch.isfinite(weights(method)).all()
+    whole = Breaking(99)
+    result = train(good, PIXELS, config(), checkpoint=tmp_path / "c.pt", name="pretraining")
+    train(whole, PIXELS, config())
+    assert result.resumed_from == 4
+    assert torch.equal(weights(good), weights(whole))
 
 
 def test_weights_after_a_loss_that_is_not_finite_are_those_before_the_step():

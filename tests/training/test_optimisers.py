@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-
 from ferry.training import LARS, LoopConfig, Method
 from ferry.training.method import split_by_dimension
 from ferry.training.optimisers import make_optimiser, set_learning_rate
+from torch import nn
 
 
 def stepped(optimiser_of, steps=4, seed=0):

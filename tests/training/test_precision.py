@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
 from ferry.common.errors import UserError
 from ferry.training import Sampler, devices, measuring, train
 from ferry.training.batches import Pixels

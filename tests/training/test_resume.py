@@ -13,7 +13,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
 from ferry.common.errors import RetryableError
 from ferry.training import train
 from ferry.training.interruption import Interruption
@@ -21,8 +20,9 @@ from ferry.training.interruption import Interruption
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-QUICK = ["step 5", "after 7", "start 2", "half_written", "before_rename"]
-ALL = [*QUICK, "step 0", "step 11", "after 3", "start 0", "linked", "after_rename", "every step"]
+QUICK = ["step 5", "start 2", "half_written"]
+ALL = [*QUICK, "step 0", "step 11", "after 3", "after 7", "start 0"]
+ALL += ["linked", "before_rename", "after_rename", "every step"]
 
 
 def drilled(places):
@@ -59,9 +59,10 @@ def test_killed_and_resumed_equals_uninterrupted_everywhere():
 
 @pytest.mark.slow
 def test_killed_from_outside_at_random_moments(tmp_path):
-    whole = toy.once(None, epochs=60)
     command = [sys.executable, str(SCRIPT), "once", str(tmp_path / "c.pt"), json.dumps({"epochs": 60})]
-    dice, kills, resumed = random.Random(0), 0, []
+    alone = [*command[:3], "", command[4]]
+    whole = json.loads(subprocess.run(alone, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout)
+    dice, kills = random.Random(0), 0
     while True:
         process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
         if kills < 4:
@@ -76,8 +77,8 @@ def test_killed_from_outside_at_random_moments(tmp_path):
         assert process.returncode == -signal.SIGKILL
         kills += 1
     final = json.loads(answer)
-    resumed.append(final["resumed_from"])
     assert kills >= 2
+    assert final["resumed_from"] > 0
     assert (final["state"], final["history"]) == (whole["state"], whole["history"])
 
 
@@ -95,10 +96,6 @@ def test_a_finished_training_returns_at_once_with_its_history(tmp_path, monkeypa
     again = toy.once(tmp_path / "c.pt")
     assert again["resumed_from"] == again["steps"] == 12
     assert (again["state"], again["history"]) == (first["state"], first["history"])
-
-
-class Interrupted(Exception):
-    pass
 
 
 def stopping_at(number, step, name="Toy"):
@@ -140,10 +137,11 @@ def test_without_a_checkpoint_an_interruption_says_that_nothing_was_kept():
 
 
 def test_the_second_ctrl_c_interrupts_at_once():
-    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+    with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.requested
-        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -190,5 +188,5 @@ def test_seconds_of_all_calls_are_counted(tmp_path):
         train(stopping_at(signal.SIGTERM, 3), toy.toy_pixels(), toy.settings(), checkpoint=path)
     first = train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=path)
     again = train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=path)
-    assert 0 < first.seconds
+    assert first.seconds > 0
     assert again.seconds == pytest.approx(first.seconds, abs=0.5)

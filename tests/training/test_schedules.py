@@ -1,10 +1,10 @@
 """The learning rate of each step against closed forms and torch's schedulers."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-
 from ferry.common.errors import UserError
 from ferry.training import LoopConfig, learning_rate_at
 
@@ -32,7 +32,7 @@ def test_cosine_equals_torch():
 
 def test_exponential_falls_by_the_same_factor_to_the_final_rate():
     values = rates(schedule="exponential", final_learning_rate=0.004)
-    factors = [after / before for before, after in zip(values, values[1:], strict=False)]
+    factors = [after / before for before, after in pairwise(values)]
     assert factors == pytest.approx([0.01 ** (1 / 20)] * 19)
     assert values[0] == 0.4
 

@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch._dynamo  # torch's optimisers import it on first use; before forking it costs its two seconds only once
-from torch import nn
-from torch.nn import functional
-
 from ferry.training import LoopConfig, Method, all_gather_rows, all_reduce_sum, train
 from ferry.training.history import TIMES
+from torch import nn
+from torch.nn import functional
 
 IMAGES, CLASSES = 50, 3
 
@@ -277,35 +276,62 @@ def trained(images=IMAGES, checkpoint=None, method=None, double=True, **changes)
     return {"state": tensors(method), "history": timeless(result.history), "kinds": kinds, "from": result.resumed_from}
 
 
-def at_once(folder):
-    """Every distributed comparison; the key is its name."""
-    tail = {"images": 33, "batch_size": 16, "epochs": 2}  # the last batch has one image and joins the one before
-    tiny = {"images": 34, "batch_size": 16, "epochs": 2}  # the last batch has two images, fewer than three processes
-    parts = {"accumulate": 2}
-    results = {"helpers": team(3, helpers), "diverged": team(2, diverging)}
-    for name, processes, changes in (
-        ("two", 2, {}),
-        ("two, single precision", 2, {"double": False}),
-        ("three, uneven", 3, tail),
-        ("three, one without rows", 3, tiny),
-        ("two, in parts", 2, parts),
-        ("two, lars", 2, {"optimiser": "lars", "nesterov": False}),
-    ):
-        results[name] = {
-            "one": fork(lambda c=changes: trained(**c)),
-            "many": team(processes, lambda rank, c=changes: trained(**c)),
-        }
+TEAMS = {
+    "two": (2, {}),
+    "two, single precision": (2, {"double": False}),
+    "three, uneven": (3, {"images": 33, "epochs": 2}),  # the last batch has one image and joins the one before
+    "three, one without rows": (3, {"images": 34, "epochs": 2}),  # the last batch has two images
+    "two, in parts": (2, {"accumulate": 2}),
+    "two, lars": (2, {"optimiser": "lars"}),
+}
+
+
+def at_once(folder, names):
+    """The distributed comparisons that `names` has."""
+    results = {}
+    for name in names:
+        if name in TEAMS:
+            processes, changes = TEAMS[name]
+            one = fork(lambda c=changes: trained(**c))
+            results[name] = {"one": one, "many": team(processes, lambda rank, c=changes: trained(**c))}
+        else:
+            results[name] = {
+                "helpers": _helpers,
+                "diverged": _diverged,
+                "stopped": _stopped,
+                "spread": _spread,
+                "broken": _broken,
+            }[name](folder)
+    return results
+
+
+def _helpers(folder):
+    return team(3, helpers)
+
+
+def _diverged(folder):
+    return team(2, diverging)
+
+
+def _stopped(folder):
+    """Two processes are stopped, one goes on."""
     path = folder / "shared.pt"
     stopped = team(2, lambda rank: stopping(path, rank))
-    results["stopped"] = {"first": stopped, "then": fork(lambda: trained(checkpoint=path))}
-    again = folder / "again.pt"
-    stopped = fork(lambda: stopping(again, 1))
-    only_first = lambda rank: again if rank == 0 else folder / "elsewhere" / "again.pt"  # noqa: E731
-    results["spread"] = {"first": stopped, "then": team(2, lambda rank: trained(checkpoint=only_first(rank)))}
-    broken = folder / "broken.pt"
-    broken.write_bytes(b"not a checkpoint")
-    results["broken"] = team(2, lambda rank: trained(checkpoint=broken))
-    return results
+    return {"first": stopped, "then": fork(lambda: trained(checkpoint=path))}
+
+
+def _spread(folder):
+    """One process is stopped, two go on, of which the second does not see the file."""
+    path = folder / "again.pt"
+    stopped = fork(lambda: stopping(path, 1))
+    hidden = folder / "elsewhere" / "again.pt"
+    return {"first": stopped, "then": team(2, lambda rank: trained(checkpoint=hidden if rank else path))}
+
+
+def _broken(folder):
+    path = folder / "broken.pt"
+    path.write_bytes(b"not a checkpoint")
+    return team(2, lambda rank: trained(checkpoint=path))
 
 
 class Stopping(Toy):
@@ -384,7 +410,7 @@ def main():
         if sys.argv[1] == "drill":
             answer = drill(Path(name), sys.argv[2:])
         elif sys.argv[1] == "distributed":
-            answer = at_once(Path(name))
+            answer = at_once(Path(name), sys.argv[2:])
         elif sys.argv[1] == "once":
             answer = once(sys.argv[2] or None, **json.loads(sys.argv[3] if len(sys.argv) > 3 else "{}"))
         else:  # under torchrun; processes share standard output

@@ -11,10 +11,9 @@ from .geometry import affine_images, blur_basis, blur_planes, crop_resized
 from .parameters import ViewParameters, sample_views
 from .spec import MultiCrop, ViewSpec
 
-# Values per block of work. On a CPU a block and its temporaries stay near the second-level cache, and a block below the
-# smaller number costs more in calls than in work; elsewhere a block only bounds the memory.
-_CPU_BLOCK = 400_000
-_CPU_GROUP = 30_000
+# Values per block of work, which bounds the memory of temporaries. On CPUs larger blocks gained nothing more, and
+# blocks that fit the second-level cache lost: their many short calls cost more than the cache saves.
+_CPU_BLOCK = 1_600_000
 _OTHER_BLOCK = 64_000_000
 
 
@@ -71,39 +70,28 @@ def apply_views(pixels: Tensor, parameters: ViewParameters, spec: ViewSpec) -> T
     out = torch.empty((len(parameters), channels, spec.size, spec.size), device=device)
     order = jitter_order(parameters, spec, channels) if spec.jitter else torch.full((len(parameters), 0), -1)
     basis = blur_basis(spec.size, spec.blur_radius, device) if spec.blur else None
-    rows, lengths = _blocks(parameters, order, channels * spec.size**2, device.type)
-    images, parameters, order, start = rows % len(pixels), parameters[rows], order[rows], 0
+    rows = _neighbours(parameters, order)
+    images, parameters, order = rows % len(pixels), parameters[rows], order[rows]
+    values = channels * max(spec.size**2, pixels.shape[2] * pixels.shape[3] // 4)  # a crop reads part of its image
+    length = max(1, (_CPU_BLOCK if device.type == "cpu" else _OTHER_BLOCK) // values)
     with torch.autocast(device.type, enabled=False):  # half precision would round the resize and the blur
-        for length in lengths:
+        for start in range(0, len(rows), length):
             block = slice(start, start + length)
             planes = _crop(pixels, images[block], parameters[block], spec)
             _change(planes, order[block], parameters[block], basis)
             out.index_copy_(0, rows[block].to(device), planes.clamp_(0.0, 1.0).transpose(0, 1))
-            start += length
     return out
 
 
-def _blocks(parameters: ViewParameters, order: Tensor, values: int, device: str) -> tuple[Tensor, list[int]]:
-    """Rows in the order in which they are worked on, and the lengths of the blocks.
+def _neighbours(parameters: ViewParameters, order: Tensor) -> Tensor:
+    """The sequence in which rows are worked on: rows that get the same operation become neighbours.
 
-    Rows with the same order of colour operations are neighbours, and among them those that lose their colours and those
-    that are blurred, so that most operations change their rows where they lie. On a CPU a block ends with its group.
+    First by the order of the colour operations, then those that lose their colours, then those that are blurred. An
+    operation then mostly finds its rows in one piece and changes them where they lie, without gathering them.
     """
-    n = len(order)
-    group = ((order + 1) * 5 ** torch.arange(order.shape[1])).sum(dim=1)
-    within = torch.where(parameters.blur, 2 - parameters.grayscale.long(), 3 - 3 * parameters.grayscale.long())
-    rows = (group * 4 + within).argsort(stable=True)
-    groups = group.unique(return_counts=True)[1].tolist()
-    if device != "cpu" or n * values < _CPU_GROUP * len(groups):
-        groups = [n]
-    largest = max(1, (_CPU_BLOCK if device == "cpu" else _OTHER_BLOCK) // values)
-    return rows, [piece for size in groups for piece in _pieces(size, largest)]
-
-
-def _pieces(n: int, largest: int) -> list[int]:
-    """Splits n into near-equal parts."""
-    count = -(-n // largest)
-    return [n // count + (part < n % count) for part in range(count)]
+    group = ((order + 1) * 5 ** torch.arange(order.shape[1] - 1, -1, -1)).sum(dim=1)
+    gray, blurred = parameters.grayscale.long(), parameters.blur
+    return (group * 4 + torch.where(blurred, 2 - gray, 3 - 3 * gray)).argsort(stable=True)
 
 
 def _crop(pixels: Tensor, images: Tensor, parameters: ViewParameters, spec: ViewSpec) -> Tensor:

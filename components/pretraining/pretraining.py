@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..common.checkpoints import checkpoint_path
 from ..common.errors import expected
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
-from ..networks import Architecture, Encoder, Normalisation, build_encoder, load_encoder, load_source
+from ..networks import Architecture, Encoder, Normalisation, SourceModel, build_encoder, load_encoder, load_source
+from ..networks.backbone import seeded
 from ..networks.saved import is_saved_model
 from ..networks.trained import save_trained
-from ..training import LoopConfig, Tracker, TrainResult, open_tracker, train, world_size
+from ..training import Tracker, TrainResult, open_tracker, train
 from .config import PretrainingConfig, chance_loss, resolve
 from .crops import multi_crop
 from .deepcluster import DeepClusterV2
@@ -63,30 +64,29 @@ def pretrain(
         UserError: The settings do not fit the data.
         TrainingDiverged: The pretraining collapsed; the message names the cause.
     """
-    config, warnings = resolve(config, len(pixels), classes, world_size())
-    crops = multi_crop(pixels.shape[-1], config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if config.method == "swav":
-            method: SwAV | DeepClusterV2 = SwAV(encoder, encoder.info.normalisation, crops, config)
-        else:
-            method = DeepClusterV2(encoder, encoder.info.normalisation, crops, config, len(pixels))
-    loop = LoopConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        optimiser=config.optimiser,
-        learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        schedule="cosine",
-        final_learning_rate=config.final_learning_rate,
-        warmup_epochs=config.warmup_epochs,
-        precision=config.precision,  # type: ignore[arg-type]
-        seed=config.seed,
-        drop_last=True,
-    )
-    result = train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name="pretraining")
+    config, warnings = resolve(config, len(pixels), classes)
+    method = make_method(encoder, config, len(pixels), pixels.shape[-1])
+    result = train(method, pixels, config.loop(), checkpoint=checkpoint, tracker=tracker, name="pretraining")
+    last = next((record for record in reversed(result.history) if record["kind"] == "step"), {"step": 0})
+    shown = method.collapse.signs({name: value for name, value in last.items() if isinstance(value, (int, float))})
+    warnings += [f"The pretraining ended with a sign of collapse. {sentence}" for sentence in shown.values()]
     return Pretrained(encoder.cpu(), result, config, warnings)
+
+
+def make_method(encoder: Encoder, config: PretrainingConfig, images: int, size: int) -> SwAV | DeepClusterV2:
+    """Returns the method that the settings name, with fresh projector and prototypes.
+
+    Args:
+        encoder: The encoder, which will be trained in place.
+        config: Complete settings.
+        images: Number of images in the target.
+        size: Side of the images in pixels.
+    """
+    crops = multi_crop(size, config)
+    with seeded(config.seed, "pretraining"):
+        if config.method == "swav":
+            return SwAV(encoder, encoder.normalisation, crops, config)
+        return DeepClusterV2(encoder, encoder.normalisation, crops, config, images)
 
 
 def pretrain_stage(
@@ -107,8 +107,8 @@ def pretrain_stage(
         output: Folder of the encoder to write.
         config: Settings.
         record: Receives warnings and facts.
-        input_size: Input size in pixels; 0 takes the source model's.
-        backbone: Backbone where the source is a foreign model or another one is wanted; empty takes the source's.
+        input_size: As in :func:`first_encoder`.
+        backbone: As in :func:`first_encoder`.
 
     Raises:
         UserError: The inputs do not fit each other.
@@ -152,14 +152,15 @@ def pretrain_stage(
     record.facts.update(facts, images_per_second=round(done.result.images / max(done.result.seconds, 1e-9), 1))
 
 
-def first_encoder(model: Any, config: PretrainingConfig, *, input_size: int = 0, backbone: str = "") -> Encoder:
+def first_encoder(model: SourceModel, config: PretrainingConfig, *, input_size: int = 0, backbone: str = "") -> Encoder:
     """Returns the encoder that pretraining starts from.
 
     Args:
         model: The source model.
         config: Its ``init`` decides: ``random``, ``source``, or a folder of a saved model.
-        input_size: Input size in pixels; 0 takes the source model's.
-        backbone: Name of the backbone; empty takes the source's, or ``resnet10`` for a foreign one.
+        input_size: Input size in pixels of a random start; 0 takes that of a source model of Ferry, and 48 for a
+            foreign one, whose size says nothing about the target's budget.
+        backbone: Name of the backbone of a random start; empty takes the source's, or ``resnet10`` for a foreign one.
 
     Raises:
         UserError: The source model has no weights to start from, or the folder holds no model.
@@ -169,7 +170,7 @@ def first_encoder(model: Any, config: PretrainingConfig, *, input_size: int = 0,
         if classifier is None:
             fix = "A foreign model gives no weights: choose random, or a saved encoder."
             raise expected("pretraining_init", "random or a folder for this source", config.init, fix)
-        return classifier.encoder
+        return copy.deepcopy(classifier.encoder)
     if config.init != "random":
         if not is_saved_model(config.init):
             fix = "Pass random, source, or a folder with model.safetensors and model.json."
@@ -180,7 +181,7 @@ def first_encoder(model: Any, config: PretrainingConfig, *, input_size: int = 0,
         architecture = Architecture(**{**asdict(base), "input_size": input_size or base.input_size})
         normalisation = classifier.normalisation
     else:
-        size = input_size or 48
+        size = input_size or (classifier.architecture.input_size if classifier is not None else 48)
         architecture = Architecture(name=backbone or "resnet10", channels=model.channels, input_size=size)  # type: ignore[arg-type]
         normalisation = Normalisation.usual(model.channels)
     return build_encoder(architecture, config.seed, normalisation)

@@ -1,0 +1,281 @@
+"""The command in this process; exit codes, messages, and what is on which stream."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ferry.pipelines.cli import run as run_module
+from ferry.pipelines.runner import Home, RunFailed, RunRecord, RunResult
+
+COMMANDS = [
+    (),
+    ("demo",),
+    ("run",),
+    ("parameters",),
+    ("compile",),
+    ("runs",),
+    ("predict",),
+    ("models",),
+    ("promote",),
+    ("rollback",),
+    ("doctor",),
+    ("faces",),
+    ("faces", "import"),
+    ("faces", "show"),
+    ("faces", "render"),
+    ("faces", "layouts"),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: "-".join(words) or "ferry")
+def test_every_help_has_an_example(ferry, words):
+    code, out, _ = ferry(*words, "--help")
+    assert code == 0
+    assert "Example: ferry " in out
+    assert "Usage: ferry" in out
+
+
+def test_the_list_of_commands_above_is_whole(ferry):
+    from ferry.pipelines.cli.app import app
+
+    groups = {info.name: info.typer_instance for info in app.registered_groups}
+    found = {(info.name,) for info in app.registered_commands} | {(name,) for name in groups}
+    found |= {(name, info.name) for name, group in groups.items() for info in group.registered_commands}
+    assert found == set(COMMANDS) - {()}
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (("rnu",), "Did you mean 'run'?"),
+        (("faces", "imprt"), "Did you mean 'import'?"),
+        (("run", "clup", "--sed", "1"), "--seed"),
+        (("run", "sorce"), "Did you mean 'source'?"),
+        (("run", "clup", "-p", "tagret=x"), "Did you mean 'target'?"),
+        (("run", "clup", "-p", "target"), "Expected `--parameter` to be KEY=VALUE"),
+        (("run", "clup", "-p", "seed=1", "-p", "seed=2"), "Expected `seed` to be given once"),
+        (("run", "clup", "-p", "seed=1", "--seed", "2"), "Expected `seed` to be given once"),
+        (("run", "source"), "Expected `faces` to be given"),
+        (("run", "source", "-p", "faces=nowhere"), "Expected `faces` to be an existing path"),
+        (("run", "source", "-p", "faces=.", "--seed", "x"), "--seed"),
+        (("compile", "clpu", "-o", "x.yaml"), "Did you mean 'clup'?"),
+        (("faces", "import", "nowhere", "-o", "x"), "nowhere"),
+        (("faces", "show", "nowhere"), "nowhere"),
+        (("faces", "render", "10", "--style", "lines", "-o", "x"), "Did you mean 'line'?"),
+        (("faces", "render", "10", "--holdout", "1", "-o", "x"), "Expected `--holdout` to be"),
+    ],
+)
+def test_wrong_input_ends_with_code_2_a_sentence_and_no_traceback(ferry, words, shown):
+    code, out, err = ferry(*words)
+    assert code == 2
+    assert shown in err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_a_start_of_the_command_imports_nothing_heavy():
+    code = (
+        "import sys, ferry, ferry.pipelines.cli.app, ferry.pipelines.runner\n"
+        "heavy = {'torch', 'torchvision', 'kfp', 'mlflow', 'numpy', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from ferry.pipelines.catalogue import checked_parameters, compile_pipeline, find\n"
+        "checked_parameters(find('clup'), {'target': 't', 'source': 's'})\n"
+        "compile_pipeline(find('clup'))\n"
+        "import ferry.training.runs\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_version(ferry):
+    import ferry as package
+
+    assert ferry("--version")[:2] == (0, f"{package.__version__}\n")
+
+
+def test_parameters_are_shown_without_marks(ferry):
+    code, out, _ = ferry("parameters", "clup")
+    assert code == 0
+    assert "target_layout" in out
+    assert "[optional]" not in out
+    found = json.loads(ferry("parameters", "clup", "--json")[1])
+    assert found["seed"] == {"type": "int", "default": 0, "description": "Fixes the run."}
+    assert found["target"]["default"] is None
+
+
+def test_compile_writes_the_yaml_and_nothing_to_standard_output(ferry, tmp_path):
+    from ferry import compile_pipeline
+
+    code, out, _ = ferry("compile", "source", "-o", tmp_path / "deep" / "source.yaml")
+    assert (code, out) == (0, "")
+    assert (tmp_path / "deep" / "source.yaml").read_text() == compile_pipeline("source")
+
+
+def a_record(**changes) -> RunRecord:
+    row = {"accuracy": 0.5, "mean_class_accuracy": 0.25, "min_class_accuracy": None, "n": 1200}
+    record = RunRecord("20260101-000000-clup", "clup", {"seed": 1}, 1, "done", "2026-01-01T00:00:00+00:00", 62.0)
+    record.metrics = {"adapted": row, "source": row}
+    record.model = {"name": "m", "version": "3", "uri": "models:/m/3"}
+    record.mlflow = {"tracking_uri": "sqlite:////a home/mlflow.db", "run_id": "1"}
+    for name, value in changes.items():
+        setattr(record, name, value)
+    return record
+
+
+def test_runs_lists_newest_first_and_leaves_damaged_ones_out(ferry, home):
+    a_record().write(home.new_run("clup"))
+    newer = home.runs / "30260101-000000-clup"
+    newer.mkdir()
+    a_record(id=newer.name, status="failed", metrics={}, model={}).write(newer)
+    damaged = home.new_run("clup")
+    (damaged / "run.json").write_text("{")
+    code, out, err = ferry("runs", "--home", home.root, "--json")
+    assert code == 0
+    assert [(run["id"], run["status"]) for run in json.loads(out)] == [
+        (newer.name, "failed"),
+        ("20260101-000000-clup", "done"),
+    ]
+    assert "is left out" in err
+    code, out, _ = ferry("runs", "--home", home.root)
+    assert "25.0 -> 25.0 %" in out
+    assert "62 s" in out
+
+
+def test_runs_completes_the_record_of_a_killed_run_but_not_of_one_at_work(ferry, home):
+    folder = home.new_run("clup")
+    a_record(id=folder.name, status="running", mlflow={}).write(folder)
+    with home.lock():
+        assert json.loads(ferry("runs", "--home", home.root, "--json")[1])[0]["status"] == "running"
+    assert json.loads(ferry("runs", "--home", home.root, "--json")[1])[0]["status"] == "killed"
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path):
+    """Lets `ferry run` end at once, with a record of the test's choice."""
+    from ferry.pipelines import runner
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "faces").mkdir()
+
+    def pretend(record, error=None):
+        record.write(folder)
+
+        def run_local(pipeline, values, home, *, say=None):
+            say("a line for people")
+            if error is not None:
+                raise error
+            return RunResult(folder, record)
+
+        monkeypatch.setattr(runner, "run_local", run_local)
+
+    return pretend
+
+
+def test_run_shows_numbers_in_order_and_a_command_that_can_be_copied(ferry, pretended, home):
+    pretended(a_record())
+    code, out, err = ferry("run", "source", "-p", "faces=faces", "--home", home.root)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert [line[0] for line in lines if line and line[0] in ("source-only", "adapted")] == ["source-only", "adapted"]
+    assert "1,200" in out
+    assert "a line for people" in err
+    command = next(line.split(":", 1)[1].strip() for line in out.splitlines() if line.startswith("MLflow:"))
+    words = shlex.split(command)
+    assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a home/mlflow.db"]
+
+
+def test_numbers_are_aligned_to_the_right(ferry, pretended, home):
+    record = a_record()
+    record.metrics["source"] = {**record.metrics["source"], "accuracy": 0.05}
+    pretended(record)
+    out = ferry("run", "source", "-p", "faces=faces", "--home", home.root)[1]
+    ends = {line.index(" %") for line in out.splitlines() if line.strip().startswith(("source-only", "adapted"))}
+    assert len(ends) == 1
+
+
+def test_run_prints_nothing_but_json_on_request_also_when_it_fails(ferry, pretended, home, tmp_path):
+    words = ("run", "source", "-p", "faces=faces", "--home", home.root, "--json")
+    pretended(a_record())
+    code, out, _ = ferry(*words)
+    assert (code, json.loads(out)["status"]) == (0, "done")
+    failed = a_record(status="failed", error="Stage x: no.")
+    pretended(failed, RunFailed("Stage x: no.\nLog: log.txt", 75, tmp_path / "run"))
+    code, out, err = ferry(*words)
+    assert (code, json.loads(out)["status"]) == (75, "failed")
+    assert "ferry: Stage x: no.\nLog: log.txt" in err
+
+
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_command_of_mlflow_names_the_program_where_the_shell_would_not_find_it(monkeypatch, tmp_path, on_path):
+    (tmp_path / "my env").mkdir()
+    program = tmp_path / "my env" / "mlflow"
+    program.touch()
+    monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
+    monkeypatch.setattr(run_module.shutil, "which", lambda name: "/usr/bin/mlflow" if on_path else None)
+    words = shlex.split(run_module.mlflow_command("sqlite:////x/y.db"))
+    assert words == ["mlflow" if on_path else str(program), "ui", "--backend-store-uri", "sqlite:////x/y.db"]
+
+
+def test_faces_are_rendered_shown_and_imported(ferry, tmp_path):
+    code, out, _ = ferry("faces", "render", 28, "--style", "line", "-o", tmp_path / "line", "--size", 24, "--json")
+    assert code == 0
+    assert json.loads(out)["root"] == str(tmp_path / "line")
+    code, out, _ = ferry("faces", "show", tmp_path / "line", "--sheet", tmp_path / "sheet.png", "--json")
+    assert code == 0
+    assert json.loads(out)["sheet"] == str(tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = ferry("faces", "show", tmp_path / "line", "--sheet", tmp_path / "sheet.png")
+    assert "happiness" in out
+    code, out, _ = ferry("faces", "import", tmp_path / "line", "-o", tmp_path / "again", "--labels", "drop", "--json")
+    assert code == 0
+    assert sum(json.loads(out)["images"].values()) == 28
+    code, out, _ = ferry("faces", "import", tmp_path / "line", "-o", tmp_path / "third")
+    assert "Faces:" in out
+    assert ferry("faces", "render", 28, "-o", tmp_path / "line")[0] == 2, "an existing folder is not replaced unasked"
+
+
+def test_layouts_are_listed(ferry):
+    found = json.loads(ferry("faces", "layouts", "--json")[1])
+    assert {"fer2013", "rafdb", "sfew"} <= set(found)
+    assert all(found.values())
+    assert "fer2013" in ferry("faces", "layouts")[1]
+
+
+def test_doctor_says_what_was_found_and_fails_where_mlflow_is_away(ferry, home, monkeypatch):
+    code, out, _ = ferry("doctor", "--home", home.root, "--json")
+    checks = {check["check"]: check for check in json.loads(out)}
+    assert code == 0
+    assert {"python", "torch", "kfp", "device", "threads", "home", "MLflow", "S3"} <= set(checks)
+    assert all(set(check) == {"check", "found", "status", "advice"} for check in checks.values())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, out, _ = ferry("doctor", "--home", home.root)
+    assert code == 75
+    assert "FAIL" in out
+
+
+def test_ctrl_c_ends_with_75_and_a_word(ferry, monkeypatch):
+    from ferry.pipelines import catalogue
+
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalogue, "find", interrupted)
+    code, _, err = ferry("run", "clup")
+    assert code == 75
+    assert "interrupted" in err
+
+
+def test_a_home_in_use_is_refused_with_75(ferry, tmp_path):
+    (tmp_path / "faces").mkdir()
+    home = Home.at(tmp_path / "home")
+    with home.lock():
+        code, _, err = ferry("run", "source", "-p", "faces=faces", "--home", home.root)
+    assert code == 75
+    assert "Wait until it has ended, or pass another --home." in err
+    assert not list(Path(home.runs).iterdir())

@@ -1,0 +1,135 @@
+"""What is in the compiled YAML: stable bytes, our images only, nothing installed at run time, labels kept apart.
+
+After a wanted change refresh the golden files with:
+FERRY_UPDATE_GOLDEN=1 python -m pytest tests/pipelines/test_compiled.py
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from ferry.common.images import image
+from ferry.pipelines.catalogue import PIPELINES, compile_pipeline, find, parameters
+
+GOLDEN = Path(__file__).parent / "golden"
+IMAGES = {image("slim"), image("cpu"), image("cuda")}
+NAMES = sorted(PIPELINES)
+
+
+@cache
+def text(name: str) -> str:
+    return compile_pipeline(find(name))
+
+
+@cache
+def spec(name: str) -> dict:
+    return next(document for document in yaml.safe_load_all(text(name)) if "root" in document)
+
+
+def containers(name: str) -> dict[str, dict]:
+    return {key: entry["container"] for key, entry in spec(name)["deploymentSpec"]["executors"].items()}
+
+
+def without_versions(compiled: str) -> str:
+    compiled = re.sub(r"^sdkVersion: .*$", "sdkVersion: any", compiled, flags=re.M)
+    return re.sub(r"(image: \S+):\S+", r"\1:any", compiled)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_compiled_pipeline_is_the_golden_one(name):
+    path = GOLDEN / f"{name}.yaml"
+    if os.environ.get("FERRY_UPDATE_GOLDEN") == "1":
+        path.write_text(text(name), encoding="utf-8")
+    assert without_versions(text(name)) == without_versions(path.read_text(encoding="utf-8")), (
+        "If the change is wanted: FERRY_UPDATE_GOLDEN=1 python -m pytest tests/pipelines/test_compiled.py"
+    )
+
+
+def test_other_processes_compile_to_the_same_bytes():
+    code = "import sys, ferry; sys.stdout.write(ferry.compile_pipeline('clup')); assert 'torch' not in sys.modules"
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONWARNINGS": "ignore"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout == text("clup") == compile_pipeline(find("clup"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_ours_and_nothing_is_installed_at_run_time(name):
+    for key, container in containers(name).items():
+        command = "\n".join([*container["command"], *container.get("args", [])])
+        assert container["image"] in IMAGES, key
+        assert "pip install" not in command, key
+        assert "kfp.dsl.executor_main" in command, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_described_and_has_a_default_or_is_required(name):
+    for key, entry in spec(name)["root"]["inputDefinitions"]["parameters"].items():
+        description = entry.get("description", "")
+        required = not entry.get("isOptional", False)
+        assert description.startswith("[required] " if required else "[optional] "), key
+        assert required or entry.get("defaultValue") is not None, key
+    assert all(entry.description and not entry.description.startswith("[") for entry in parameters(find(name)).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_input_of_a_component_is_described(name):
+    for key, component in spec(name)["components"].items():
+        for group in component.get("inputDefinitions", {}).values():
+            for entry, values in group.items():
+                assert values.get("description"), f"{key} {entry}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_records_itself_under_the_name_of_its_task(name):
+    tasks = spec(name)["root"]["dag"]["tasks"]
+    for task, values in tasks.items():
+        label = spec(name)["components"][values["componentRef"]["name"]]["executorLabel"]
+        source = containers(name)[label]["command"][3]
+        assert f'with stage("{task}")' in source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_body_of_a_component_is_a_shell(name):
+    for key, container in containers(name).items():
+        (function,) = [node for node in ast.parse(container["command"][3]).body if isinstance(node, ast.FunctionDef)]
+        lines = function.end_lineno - function.body[1].lineno + 1
+        assert lines <= 25, key
+
+
+def test_only_evaluation_sees_the_holdout():
+    tasks = spec("clup")["root"]["dag"]["tasks"]
+    touching = set()
+    for task, values in tasks.items():
+        for entry in values.get("inputs", {}).get("artifacts", {}).values():
+            if entry.get("taskOutputArtifact", {}).get("producerTask") == "import-holdout":
+                touching.add(task)
+        for entry in values.get("inputs", {}).get("parameters", {}).values():
+            if entry.get("componentInputParameter", "").startswith("holdout"):
+                touching.add(task)
+    assert touching == {"import-holdout", "evaluate"}
+
+
+def test_everything_that_asks_the_outside_world_is_never_cached():
+    tasks = spec("clup")["root"]["dag"]["tasks"]
+    cached = {task for task, values in tasks.items() if values.get("cachingOptions", {}).get("enableCache")}
+    assert not cached & {"import-target", "import-holdout", "import-model", "register"}
+
+
+def test_numbers_reach_the_tasks_that_they_name():
+    tasks = spec("clup")["root"]["dag"]["tasks"]
+    prefixes = {"labelling": "pseudo-label", "pretraining": "pretrain", "finetuning": "fine-tune"}
+    for name in parameters(find("clup")):
+        prefix = name.split("_")[0]
+        if prefix in prefixes:
+            given = tasks[prefixes[prefix]]["inputs"]["parameters"].values()
+            assert name in {entry.get("componentInputParameter") for entry in given}, name
+    given = tasks["evaluate"]["inputs"]["parameters"]
+    assert given["scored"] == {"componentInputParameter": "holdout_classes"}

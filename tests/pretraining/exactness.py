@@ -1,0 +1,101 @@
+"""Kills, resumes and distributes trainings of Ferry's methods. Run as a script it prints one JSON object.
+
+``exactness.py drill NAME=STEP...`` kills the named trainings in a step and lets them go on;
+``exactness.py team NAME...`` trains them in one process and in two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import runpy
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from ferry.adaptation.config import FinetuningConfig
+from ferry.networks import Architecture, build_classifier, build_encoder
+from ferry.pretraining import PretrainingConfig, make_method
+from ferry.training import LoopConfig, train
+from ferry.training.supervised import Supervised
+from ferry.training.views import finetune
+
+toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "training" / "toy.py")))
+
+ARCHITECTURE = Architecture(name="resnet10", width=4, input_size=16)
+COMMON = {"epochs": 2, "batch_size": 16, "prototypes": 8, "projector_hidden": 16, "projector_output": 16}
+PRETRAINING = {
+    "swav": {"queue": 32, "queue_start_steps": 1, "freeze_prototypes_steps": 3, "crops": (2, 1)},
+    "deepcluster": {"method": "deepcluster", "crops": (2, 1), "heads": 2},
+}
+
+
+def faces(count):
+    """Smooth pictures of four kinds, so that clusters are no matter of rounding."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[0:16, 0:16] / 15.0
+    kinds = np.stack([x, y, np.abs(2 * x - 1), 1 - np.abs(2 * y - 1)])
+    pictures = 30 + 190 * kinds[np.arange(count) % 4] * generator.uniform(0.7, 1.0, (count, 1, 1))
+    return (pictures + generator.normal(0, 4, pictures.shape)).clip(0, 255).astype(np.uint8)[:, None]
+
+
+def made(name, learning_rate):
+    """Returns method, images and loop of one of the trainings."""
+    if name == "finetuning":
+        pixels = faces(50)  # the last batch has two images
+        network = build_classifier(ARCHITECTURE, ("a", "b", "c", "d"), seed=1)
+        labels = torch.arange(50) % 4
+        norm = network.normalisation
+        method = Supervised(network, labels, norm.mean, norm.std, finetune(16), mixup=0.4, label_smoothing=0.1)
+        config = FinetuningConfig(epochs=2, batch_size=16, learning_rate=learning_rate)
+        loop = LoopConfig(epochs=2, batch_size=16, learning_rate=learning_rate, nesterov=True, seed=config.seed)
+        return method, pixels, loop
+    config = PretrainingConfig(**COMMON, **PRETRAINING[name], learning_rate=learning_rate)
+    pixels = faces(72)
+    return make_method(build_encoder(ARCHITECTURE, 1), config, 72, 16), pixels, config.loop()
+
+
+def once(name, checkpoint=None, crash=None, learning_rate=0.05, tensors=False):
+    method, pixels, loop = made(name, learning_rate)
+    loop = dataclasses.replace(loop, precision="fp32", checkpoint_seconds=0.0, log_every_steps=1, final_learning_rate=0)
+    inner = method.step
+
+    def step(batch):
+        scalars = inner(batch)
+        if batch.step == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return scalars
+
+    method.step = step
+    result = train(method, pixels, loop, checkpoint=checkpoint)
+    answer = toy.outcome(method, result)
+    return {**answer, "tensors": toy.tensors(method)} if tensors else answer
+
+
+def drill(cases, folder):
+    answers = {name: toy.fork(lambda n=name: once(n)) for name in sorted({case.split("=")[0] for case in cases})}
+    for case in cases:
+        name, step = case.split("=")
+        path = folder / f"{case}.pt"
+        killed = toy.fork(lambda n=name, p=path, s=int(step): once(n, p, crash=s))
+        answers[case] = {"killed": killed, "resumed": toy.fork(lambda n=name, p=path: once(n, p))}
+    return answers
+
+
+def team(names):
+    answers = {}
+    for name in names:
+        work = lambda rank=0, n=name: once(n, learning_rate=0.01, tensors=True)  # noqa: E731
+        answers[name] = {"one": toy.fork(work), "many": toy.team(2, work)}
+    return answers
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        print(json.dumps(drill(sys.argv[2:], Path(place)) if sys.argv[1] == "drill" else team(sys.argv[2:])))

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from ferry.common.errors import UserError
+from ferry.networks import load_info
+from ferry.registry import make_card, read_card
+
+from .conftest import LABELS, SOURCE, TARGET, make_evaluation, make_model
+
+
+def card_of(model, evaluation):
+    return make_card("faces", load_info(model), json.loads((evaluation / "metrics.json").read_text()))
+
+
+def test_a_card_says_what_the_model_is_for_and_what_is_prohibited(model, evaluation):
+    text = card_of(model, evaluation).to_markdown()
+    assert "does not predict what a person feels" in text
+    assert "Article 5(1)(f)" in text
+    assert "work or in education" in text
+    for part in ("## Intended use", "## Prohibited use", "## Data", "## Results", "## Limits", "## Lineage"):
+        assert part in text
+    for digest in (TARGET, SOURCE, LABELS):
+        assert digest in text
+
+
+def test_numbers_of_the_card_are_those_of_the_evaluation(model, evaluation):
+    found = json.loads((evaluation / "metrics.json").read_text())
+    card = card_of(model, evaluation)
+    assert list(card.results) == ["source-only", "AdaBN", "CluP"]
+    metrics = found["rows"]["CluP"]["metrics"]
+    assert card.results["CluP"]["mean_class_accuracy"] == metrics["mean_class_accuracy"]
+    assert {name: row["recall"] for name, row in card.per_class.items()} == {
+        name: row["recall"] for name, row in metrics["per_class"].items()
+    }
+    low, high = found["rows"]["CluP"]["details"]["mean_class_interval"]
+    expected = f"{100 * metrics['mean_class_accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    assert expected in card.to_markdown()
+    assert found["verdict"]["sentence"] in card.to_markdown()
+
+
+def test_a_complete_card_misses_nothing_and_survives_a_round_trip(model, evaluation, tmp_path):
+    card = card_of(model, evaluation)
+    assert card.missing() == []
+    card.write(tmp_path)
+    assert read_card(tmp_path) == card
+    assert (tmp_path / "card.md").read_text() == card.to_markdown()
+
+
+def test_without_a_holdout_the_card_says_that_accuracy_is_not_known(model, tmp_path):
+    card = card_of(model, make_evaluation(tmp_path / "e", labelled=False))
+    assert card.results == {}
+    assert card.per_class == {}
+    assert "accuracy in the target domain is not known" in card.to_markdown()
+    assert any("neither accuracy nor calibration" in line for line in card.limits)
+    assert not any("ECE" in line for line in card.limits)
+    assert card.missing() == []
+
+
+def test_groups_appear_where_they_are_known_and_their_absence_is_a_limit(model, evaluation, tmp_path):
+    without = card_of(model, evaluation)
+    assert without.groups == {}
+    assert any("no groups were given" in line for line in without.limits)
+    card = card_of(model, make_evaluation(tmp_path / "g", groups=True))
+    assert set(card.groups) == {"older", "younger"}
+    assert card.groups["older"]["n"] + card.groups["younger"]["n"] == 140
+    assert "| younger |" in card.to_markdown()
+    assert not any("no groups were given" in line for line in card.limits)
+
+
+def test_tables_keep_their_columns_whatever_a_group_is_called(model, tmp_path):
+    card = card_of(model, make_evaluation(tmp_path / "g", groups=True))
+    odd = dataclasses.replace(card, groups={"a|b\nc": card.groups["older"]})
+    line = next(line for line in odd.to_markdown().splitlines() if "a\\|b c" in line)
+    assert line.replace("\\|", "").count("|") == 6
+
+
+def test_a_table_has_no_blank_line_inside(model, evaluation):
+    lines = card_of(model, evaluation).to_markdown().splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("| class |"))
+    assert all(line.startswith("|") for line in lines[head : head + 9])
+    assert lines[head + 9] == ""
+
+
+@pytest.mark.parametrize("field", ["summary", "method", "classes", "intended_use", "prohibited_use", "limits", "data"])
+def test_an_empty_field_is_missing(model, evaluation, field):
+    card = card_of(model, evaluation)
+    assert dataclasses.replace(card, **{field: type(getattr(card, field))()}).missing() == [field]
+
+
+def test_blank_text_is_missing_too(model, evaluation):
+    card = card_of(model, evaluation)
+    blank = dataclasses.replace(card, summary=" \n", prohibited_use=("", " "), data={**card.data, "adapted to": " "})
+    assert blank.missing() == ["summary", "prohibited_use", "data.adapted to"]
+    assert dataclasses.replace(card, per_class={}).missing() == ["per_class"]
+
+
+def test_a_field_that_is_not_in_the_file_is_missing_and_not_filled_in(model, evaluation, tmp_path):
+    card_of(model, evaluation).write(tmp_path)
+    values = json.loads((tmp_path / "card.json").read_text())
+    del values["prohibited_use"], values["limits"]
+    (tmp_path / "card.json").write_text(json.dumps(values))
+    assert read_card(tmp_path).missing() == ["prohibited_use", "limits"]
+
+
+def test_a_model_of_unknown_target_has_an_incomplete_card(evaluation, tmp_path):
+    card = card_of(make_model(tmp_path / "m", source=SOURCE), evaluation)
+    assert card.missing() == ["data.adapted to"]
+
+
+def test_a_source_model_is_not_called_adapted(evaluation, tmp_path):
+    card = card_of(make_model(tmp_path / "m", faces=TARGET), evaluation)
+    assert "adapted" not in card.summary
+    assert TARGET in card.data["trained on"]
+    assert card.missing() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("[]", "a JSON object"),
+        ('{"method": "clup"}', "no name"),
+        ('{"name": "a", "colour": "red"}', "colour"),
+        ('{"name": "a", "classes": "joy"}', "classes"),
+        ('{"name": "a", "data": []}', "data"),
+        ('{"name": ', "valid JSON"),
+    ],
+)
+def test_a_damaged_card_is_refused_by_name(tmp_path, text, part):
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(UserError, match="Expected `model card`") as caught:
+        read_card(tmp_path)
+    assert part in str(caught.value)
+
+
+def test_a_missing_card_is_refused_with_its_path(tmp_path):
+    with pytest.raises(UserError, match=r"card\.json"):
+        read_card(tmp_path)

@@ -1,0 +1,149 @@
+"""Source models: labelled faces in, a trained classifier out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from ferry.common.errors import UserError
+from ferry.common.stage import StageRecord
+from ferry.faces import EXPRESSIONS, open_faces, render_faces
+from ferry.networks import Architecture, build_classifier, load_classifier, load_info
+from ferry.networks.trained import load_training
+from ferry.source import SourceConfig, train_on, train_supervised
+from ferry.source.stage import train_source_stage
+
+TINY = {"name": "resnet10", "width": 4, "input_size": 16}
+CHOICES = {"epochs": 1, "batch_size": 16, "precision": "fp32"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source") / "faces"
+    render_faces(folder, 70, "shaded", 0, size=16, splits={"train": 0.8, "test": 0.2})
+    return folder
+
+
+def striped(count=48):
+    pictures = np.zeros((count, 1, 16, 16), np.uint8)
+    pictures[::2, :, :, ::4] = 255
+    pictures[1::2, :, ::4, :] = 255
+    return pictures, np.arange(count) % 2
+
+
+def network(seed=0):
+    return build_classifier(Architecture(**TINY), EXPRESSIONS, seed=seed)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_it_learns(soft):
+    pictures, labels = striped()
+    model = network()
+    config = SourceConfig(epochs=12, batch_size=16, learning_rate=0.05, precision="fp32")
+    result = train_supervised(model, pictures, np.eye(7)[labels] if soft else labels, config)
+    images = (torch.from_numpy(pictures).float() / 255 - 0.5) / 0.25
+    assert (model.eval()(images).argmax(1).numpy() == labels).mean() > 0.9
+    assert result.steps == 36
+    assert result.estimate.tflop > 0
+
+
+@pytest.mark.parametrize(("warmup", "schedule", "peak"), [(0.25, "one_cycle", 2.0), (0.0, "cosine", 0.0)])
+def test_warm_up_is_a_share_of_the_training_and_zero_is_none(monkeypatch, warmup, schedule, peak):
+    import ferry.source.supervised as module
+
+    seen = {}
+    monkeypatch.setattr(module, "train", lambda method, pixels, loop, **_: seen.update(loop=loop))
+    train_supervised(network(), *striped(), SourceConfig(epochs=8, warmup=warmup))
+    assert (seen["loop"].schedule, seen["loop"].warmup_epochs) == (schedule, peak)
+    assert seen["loop"].nesterov
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([], r"`faces` to be at least two faces of two classes, but got '0 face\(s\) of 0 class\(es\)'"),
+        ([3], r"got '1 face\(s\) of 1 class\(es\)'"),
+        ([3, 3, 3], r"got '3 face\(s\) of 1 class\(es\)'"),
+        ([0, 9], r"`labels` to be in the range 0 to 6"),
+    ],
+)
+def test_faces_that_cannot_train_are_refused(labels, message):
+    with pytest.raises(UserError, match=message):
+        train_supervised(network(), striped()[0][: len(labels)], np.array(labels, int), SourceConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"`training_epochs` to be at least 1, but got 0"),
+        ({"batch_size": 1}, r"`training_batch_size` to be at least 2, but got 1"),
+        ({"learning_rate": 0.0}, r"`training_learning_rate` to be positive, but got 0\.0"),
+        ({"mixup": -1.0}, r"`training_mixup` to be zero or positive"),
+        ({"label_smoothing": 1.0}, r"`training_label_smoothing` to be at least 0 and below 1"),
+        ({"warmup": 1.0}, r"`training_warmup` to be at least 0 and below 1"),
+        ({"precision": "half"}, r"`precision` to be one of auto, fp32"),
+    ],
+)
+def test_wrong_settings_are_named(changes, message):
+    with pytest.raises(UserError, match=message):
+        SourceConfig(**changes)
+
+
+def run(faces, output, split="train", **choices):
+    record = StageRecord("train-source")
+    train_source_stage(str(faces), "auto", split, output, record, TINY, {**CHOICES, **choices})
+    return record
+
+
+def test_the_stage_writes_a_model_with_history_and_lineage(faces, tmp_path):
+    record = run(faces, tmp_path / "model")
+    info, training = load_info(tmp_path / "model"), load_training(tmp_path / "model")
+    assert (info.method, info.classes) == ("supervised", EXPRESSIONS)
+    assert len(info.lineage["faces"]) == 64
+    assert training["settings"]["epochs"] == 1
+    assert training["history"][-1]["kind"] == "epoch"
+    assert record.facts["steps"] == training["steps"] > 0
+    assert bool(torch.isfinite(load_classifier(tmp_path / "model")(torch.zeros(2, 1, 16, 16))).all())
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 56), ("test", 14), ("", 70)])
+def test_one_split_is_taken_or_all_of_them(faces, tmp_path, split, count):
+    run(faces, tmp_path / "model", split)
+    assert load_training(tmp_path / "model")["images"] == count
+
+
+def test_the_same_faces_and_seed_give_the_same_model(faces, tmp_path):
+    digests = [
+        run(faces, tmp_path / name, seed=seed) and load_info(tmp_path / name).digest
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_wrong_choices_are_named_as_the_pipeline_knows_them(faces, tmp_path):
+    with pytest.raises(UserError, match=r"`training_epoch`.*Did you mean 'epochs'"):
+        run(faces, tmp_path / "model", epoch=3)
+    with pytest.raises(UserError, match=r"`network_widht`.*Did you mean 'width'"):
+        train_source_stage(str(faces), "auto", "", tmp_path / "m", StageRecord("s"), {"widht": 4}, CHOICES)
+
+
+def test_faces_that_are_opened_already_can_be_trained_on(faces, tmp_path):
+    record = StageRecord("train-source")
+    train_on(open_faces(faces, "test"), tmp_path / "model", Architecture(**TINY), SourceConfig(**CHOICES), record)
+    assert load_info(tmp_path / "model").lineage["faces"] == open_faces(faces, "test").digest
+
+
+def test_a_second_call_goes_on_from_the_checkpoint(faces, tmp_path, monkeypatch):
+    monkeypatch.setenv("FERRY_CHECKPOINTS", str(tmp_path / "checkpoints"))
+    run(faces, tmp_path / "a")
+    run(faces, tmp_path / "b")
+    assert load_training(tmp_path / "b")["resumed_from"] == load_training(tmp_path / "a")["steps"]
+    assert load_info(tmp_path / "a").digest == load_info(tmp_path / "b").digest

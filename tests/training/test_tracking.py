@@ -1,0 +1,396 @@
+"""Tracking joins a run or makes one, and a store that is away never harms a training."""
+
+import http.server
+import json
+import logging
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ferry.training import open_tracker, prepare_store, tracking, train
+from ferry.training.spool import read_spool
+from ferry.training.tracking import RunStore, Tracker, probe, upload_spool
+
+toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch, tmp_path):
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "FERRY_PARENT_RUN", "FERRY_CHECKPOINTS", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FERRY_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A SQLite store with its tables."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'new' / 'mlflow.db'}"
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    prepare_store(uri)
+    return uri
+
+
+@pytest.fixture
+def client(store):
+    from mlflow import MlflowClient
+
+    return MlflowClient(store)
+
+
+def spooled(tmp_path):
+    files = sorted((tmp_path / "spool").glob("tracking-*.jsonl"))
+    return [record for file in files for record in read_spool(file)]
+
+
+class Memory:
+    """A run that is a list, and can be away."""
+
+    def __init__(self):
+        self.run_id, self.reached, self.own = "", 0.0, True
+        self.written, self.ended, self.away, self.opened = [], [], False, 0
+
+    def open(self):
+        self.opened += 1
+        if self.away:
+            raise ConnectionError("nobody there")
+        self.reached, self.run_id = time.monotonic(), "made"
+
+    def write(self, records):
+        if self.away:
+            raise ConnectionError("nobody there")
+        self.written += list(records)
+
+    def end(self, status):
+        self.ended.append(status)
+
+
+def wait_for(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_without_mlflow_it_does_nothing_and_says_so(caplog, tmp_path):
+    with caplog.at_level("INFO", logger="ferry"), open_tracker("pretraining") as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+    assert not tracker.active
+    assert "neither MLFLOW_RUN_ID nor MLFLOW_TRACKING_URI" in caplog.text
+    assert spooled(tmp_path) == []
+
+
+def test_only_the_first_process_tracks(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("RANK", "1")
+    assert not open_tracker("pretraining").active
+
+
+def test_records_are_prefixed_finite_and_in_order():
+    store = Memory()
+    with Tracker("fine-tuning", store) as tracker:
+        tracker.metrics({"loss": 1.5, "nan": float("nan"), "inf": float("inf"), "none": None, "a (b)": 2}, 7)
+        tracker.parameters({"epochs": 3})
+        tracker.tags({"target": "faces"})
+        tracker.metrics({"loss": 1.0}, 8)
+    kinds = [(one["kind"], one["key"], one["value"]) for one in store.written]
+    assert kinds == [
+        ("metric", "fine-tuning/loss", 1.5),
+        ("metric", "fine-tuning/a _b_", 2.0),
+        ("parameter", "fine-tuning/epochs", "3"),
+        ("tag", "target", "faces"),
+        ("metric", "fine-tuning/loss", 1.0),
+    ]
+    assert [one["step"] for one in store.written if one["kind"] == "metric"] == [7, 7, 8]
+    assert store.ended == ["FINISHED"]
+
+
+def test_an_error_in_the_block_ends_the_run_as_failed():
+    store = Memory()
+    with pytest.raises(RuntimeError), Tracker("s", store):
+        raise RuntimeError
+    assert store.ended == ["FAILED"]
+
+
+def test_closing_twice_is_harmless_and_later_records_are_ignored():
+    store = Memory()
+    tracker = Tracker("s", store)
+    tracker.close()
+    tracker.close()
+    tracker.metrics({"loss": 1.0}, 1)
+    assert (store.written, store.ended) == ([], ["FINISHED"])
+
+
+def test_a_store_that_is_away_costs_nothing_warns_once_and_keeps_the_records(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 0.01)
+    store = Memory()
+    store.away = True
+    tracker = Tracker("s", store)
+    began = time.monotonic()
+    for step in range(20):
+        tracker.metrics({"loss": float(step)}, step)
+        tracker.flush()
+        time.sleep(0.01)
+    tracker.close()
+    assert time.monotonic() - began < tracking._CLOSE_SECONDS
+    assert [record["value"] for record in spooled(tmp_path)] == [float(step) for step in range(20)]
+    assert caplog.text.count("takes no records (nobody there)") == 1
+    assert str(tmp_path / "spool") in caplog.text
+
+
+def test_a_store_that_dies_and_comes_back_gets_everything_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_FLUSH_SECONDS", 0.01)
+    store = Memory()
+    tracker = Tracker("s", store)
+    tracker.metrics({"loss": 1.0}, 1)
+    wait_for(lambda: len(store.written) == 1)
+    store.away = True
+    tracker.metrics({"loss": 2.0}, 2)
+    wait_for(lambda: len(spooled(tmp_path)) == 1)
+    store.away = False
+    tracker.metrics({"loss": 3.0}, 3)
+    tracker.close()
+    assert sorted(one["value"] for one in store.written) == [1.0, 2.0, 3.0]
+    assert spooled(tmp_path) == []
+    assert store.ended == ["FINISHED"]
+
+
+def test_a_store_that_never_answers_is_left_after_a_few_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_CLOSE_SECONDS", 0.3)
+    never = threading.Event()
+    store = Memory()
+    store.open = never.wait
+    tracker = Tracker("s", store)
+    tracker.metrics({"loss": 1.0}, 1)
+    began = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - began < 5
+    assert [record["value"] for record in spooled(tmp_path)] == [1.0]
+    never.set()
+
+
+def test_records_are_kept_beside_the_checkpoint_by_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("FERRY_SPOOL")
+    store = Memory()
+    store.away = True
+    with Tracker("s", store) as tracker:
+        train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "run" / "c.pt", tracker=tracker)
+    (file,) = (tmp_path / "run").glob("tracking-s-*.jsonl")
+    keys = {record["key"] for record in read_spool(file)}
+    assert {"s/loss", "s/learning_rate", "s/images_per_second", "s/epoch/loss", "s/epochs", "s/precision"} <= keys
+
+
+def test_a_place_that_cannot_be_written_does_not_end_the_training(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FERRY_SPOOL", str(tmp_path / "file" / "folder"))
+    store = Memory()
+    store.away = True
+    with Tracker("s", store) as tracker:
+        tracker.metrics({"loss": 1.0}, 1)
+    assert "records are lost" in caplog.text
+
+
+def test_the_history_of_a_training_is_tracked(tmp_path):
+    store = Memory()
+    with Tracker("s", store) as tracker:
+        result = train(toy.Toy(), toy.toy_pixels(), toy.settings(), tracker=tracker)
+    for kind, key in (("step", "s/loss"), ("epoch", "s/epoch/loss"), ("epoch", "s/epoch/spread")):
+        wanted = [(record["step"], record[key.split("/")[-1]]) for record in result.history if record["kind"] == kind]
+        assert [(one["step"], one["value"]) for one in store.written if one["key"] == key] == wanted
+
+
+def test_a_cut_off_line_of_a_spool_is_left_out(tmp_path):
+    path = tmp_path / "s.jsonl"
+    path.write_text('{"kind": "metric", "key": "a"}\n{"kind": "met')
+    assert read_spool(path) == [{"kind": "metric", "key": "a"}]
+
+
+def test_probe_knows_who_answers():
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def log_message(self, *given):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    probe(f"http://user:secret@127.0.0.1:{server.server_port}/")
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError) as caught:
+        probe(f"http://user:secret@127.0.0.1:{server.server_port}")
+    assert "secret" not in str(caught.value)
+    probe("sqlite:///anything.db")
+
+
+def test_probe_does_not_wait_for_a_server_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(ConnectionError, match="no answer"):
+            probe(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.slow
+def test_it_joins_the_given_run_and_never_ends_it(store, client, monkeypatch, tmp_path):
+    run = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run)
+    (tmp_path / "figure.txt").write_text("x")
+    with open_tracker("pretraining") as tracker:
+        tracker.metrics({"loss": 2.0}, 3)
+        tracker.parameters({"epochs": 3})
+        tracker.artifact(tmp_path / "figure.txt")
+    found = client.get_run(run)
+    assert os.environ["MLFLOW_RUN_ID"] == run == tracker.run_id
+    assert found.info.status == "RUNNING"
+    assert found.data.metrics == {"pretraining/loss": 2.0}
+    assert found.data.params == {"pretraining/epochs": "3"}
+    assert [one.path for one in client.list_artifacts(run, "pretraining")] == ["pretraining/figure.txt"]
+
+
+@pytest.mark.slow
+def test_it_makes_a_nested_run_and_ends_it(store, client, monkeypatch):
+    parent = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("FERRY_PARENT_RUN", parent)
+    with open_tracker("pretraining") as tracker:
+        wait_for(lambda: tracker.run_id, seconds=60)
+        for step in range(2500):
+            tracker.metrics({"loss": float(step)}, step)
+    found = client.get_run(tracker.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "pretraining"
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert client.get_experiment(found.info.experiment_id).name == "ferry"
+    assert len(client.get_metric_history(tracker.run_id, "pretraining/loss")) == 2500
+
+
+@pytest.mark.slow
+def test_a_parameter_that_changed_on_resume_does_not_stop_the_rest(store, client, monkeypatch, tmp_path):
+    run = client.create_run("0").info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run)
+    for device, more in (("cpu", {}), ("cuda", {"new": 1})):
+        with open_tracker("s") as tracker:
+            tracker.parameters({"device": device, **more})
+            tracker.metrics({"loss": 1.0}, 1)
+    assert client.get_run(run).data.params == {"s/device": "cpu", "s/new": "1"}
+    assert spooled(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_a_kept_file_can_be_sent_later(store, client, tmp_path):
+    run = client.create_run("0").info.run_id
+    path = tmp_path / "tracking-s-1.jsonl"
+    about = {"stage": "s", "run": run}
+    records = [
+        {"kind": "metric", "key": "s/loss", "value": 1.0, "step": 4, "time": 1_700_000_000_000, **about},
+        {"kind": "parameter", "key": "s/epochs", "value": "3", **about},
+        {"kind": "metric", "key": "s/loss", "value": 2.0, "step": 1, "time": 1_700_000_000_000, **about, "run": ""},
+    ]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert upload_spool(path, store) == 3
+    assert client.get_run(run).data.metrics == {"s/loss": 1.0}
+    assert client.get_run(run).info.status == "RUNNING"
+    assert not path.exists()
+
+
+@pytest.mark.slow
+def test_preparing_twice_is_harmless_and_other_stores_are_left_alone(store):
+    prepare_store(store)
+    prepare_store("http://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_processes_may_prepare_a_new_store_at_the_same_time(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = f"from ferry.training import prepare_store; prepare_store({uri!r})"
+    workers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors.decode()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A real tracking server."""
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        port = probe_socket.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
+    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
+    )
+    uri = f"http://127.0.0.1:{port}"
+    end = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
+            break
+        except OSError:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+
+    def stop():
+        if process.poll() is None:
+            os.killpg(process.pid, 9)
+            process.wait()
+
+    yield SimpleNamespace(uri=uri, stop=stop)
+    stop()
+
+
+@pytest.mark.integration
+def test_a_training_on_a_real_server_and_one_whose_server_dies(server, tmp_path, monkeypatch, caplog):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    with open_tracker("pretraining") as tracker:
+        result = train(toy.Toy(), toy.toy_pixels(), toy.settings(), tracker=tracker)
+    history = client.get_metric_history(tracker.run_id, "pretraining/loss")
+    assert [(one.step, one.value) for one in history] == [
+        (record["step"], record["loss"]) for record in result.history if record["kind"] == "step"
+    ]
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert client.get_run(tracker.run_id).data.params["pretraining/batch_size"] == "16"
+    assert spooled(tmp_path) == []
+
+    class Deadly(toy.Toy):
+        def end_epoch(self, epoch, context):
+            if epoch == 1:
+                server.stop()
+            return super().end_epoch(epoch, context)
+
+    tracker = open_tracker("fine-tuning")
+    wait_for(lambda: tracker.run_id, seconds=60)
+    began = time.monotonic()
+    whole = train(Deadly(), toy.toy_pixels(), toy.settings(), tracker=tracker)
+    tracker.close()
+    assert time.monotonic() - began < 60
+    assert whole.steps == 12
+    kept = [record for record in spooled(tmp_path) if record["key"] == "fine-tuning/epoch/loss"]
+    assert [record["step"] for record in kept][-1] == 12
+    assert {record["run"] for record in kept} == {tracker.run_id}
+    assert "takes no records" in caplog.text
+
+
+def test_the_store_has_the_interface_that_the_tests_fake():
+    assert {"open", "write", "end"} <= set(dir(RunStore)) & set(dir(Memory))

@@ -100,7 +100,9 @@ def capped(faces, output: Path):
         chosen = [rng.permutation(np.flatnonzero(faces.labels == c))[:CAP] for c in range(len(faces.classes))]
         rows = np.sort(np.concatenate(chosen))
         records = [FaceRecord(faces.image(int(row)), faces.keys[int(row)], int(faces.labels[row])) for row in rows]
-        write_faces(output.with_name(output.name + "-labelled"), {"train": records}, classes=faces.classes, overwrite=True)
+        write_faces(
+            output.with_name(output.name + "-labelled"), {"train": records}, classes=faces.classes, overwrite=True
+        )
         drop_labels(output.with_name(output.name + "-labelled"), output)
     return open_unlabelled(output)
 
@@ -173,12 +175,23 @@ def rows(bench: Bench, data: Path, seeds: list[int], onnx: Path | None) -> list[
             foreign = load_source(onnx)
             cells = {}
             for seed in seeds:
-                add("source-only", [tag, "onnx", seed], lambda: scores(
-                    foreign.outputs(holdout.pixels(foreign.input_size)), holdout.labels, holdout.classes), cells)
+                add(
+                    "source-only",
+                    [tag, "onnx", seed],
+                    lambda: scores(
+                        foreign.outputs(holdout.pixels(foreign.input_size)), holdout.labels, holdout.classes
+                    ),
+                    cells,
+                )
                 for setting in SETTINGS:
                     if setting.backbone != "source":
                         key = [tag, "onnx " + setting.name, seed]
-                        add(setting.name, key, lambda s=setting: adapt(bench, foreign, target, tag, holdout, s, seed), cells)
+                        add(
+                            setting.name,
+                            key,
+                            lambda s=setting: adapt(bench, foreign, target, tag, holdout, s, seed),
+                            cells,
+                        )
             table += [(tag, "ONNX", name, found) for name, found in cells.items()]
     return table
 

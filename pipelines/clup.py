@@ -139,10 +139,8 @@ def clup(
         report=results.outputs["report"],
         name=model_name,
     )
-    registration.set_caching_options(False)
-    unlabelled.set_caching_options(False)
-    labelled.set_caching_options(False)
-    given.set_caching_options(False)
+    for task in (unlabelled, labelled, given, registration):  # what they ask may have another answer tomorrow
+        task.set_caching_options(False)
 
 
 def check(values: Mapping[str, Any]) -> None:

@@ -39,6 +39,18 @@ def generator_for(purpose: Purpose, seed: int, *position: int) -> torch.Generato
     return torch.Generator().manual_seed(seed_for(purpose, seed, *position))
 
 
+def seed_global(seed: int, device: torch.device) -> None:
+    """Seeds torch's global generators of the CPU and of `device`.
+
+    ``torch.manual_seed`` would also queue a call, with a stack trace, for each kind of GPU that is not in use.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 @lru_cache(maxsize=2)
 def permutation(size: int, seed: int, epoch: int) -> Tensor:
     """Returns the order of `size` images in an epoch (int64 [size]), a pure function of (size, seed, epoch)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.errors import TrainingDiverged, expected
 from . import distributed
-from .batches import Pixels, Purpose, Sampler, generator_for, seed_for, share
+from .batches import Pixels, Purpose, Sampler, generator_for, seed_for, seed_global, share
 from .config import LoopConfig
 from .devices import autocast_for, channels_last_rule
 from .meters import Meter, Sums
@@ -79,7 +79,7 @@ class Engine:
 
     def context(self, epoch: int, purpose: Purpose) -> Context:
         """Returns what the method sees between epochs, and seeds torch's global generator for it."""
-        torch.manual_seed(seed_for(purpose, self.config.seed, epoch))
+        seed_global(seed_for(purpose, self.config.seed, epoch), self.device)
         return Context(
             config=self.config,
             device=self.device,
@@ -131,7 +131,7 @@ class Engine:
         for place in range(parts):
             part = share(builtins.slice(0, len(rows)), parts, place)
             batch = self._batch(rows, share(part, processes, rank), part, epoch, step)
-            torch.manual_seed(seed_for("noise", self.config.seed, epoch, step, rank, place))
+            seed_global(seed_for("noise", self.config.seed, epoch, step, rank, place), self.device)
             with self.autocast():
                 scalars = self.method(batch)
             loss = _checked_loss(scalars, self.method)

@@ -14,7 +14,7 @@ from ...common.errors import FerryError, expected
 from .output import HomeOption, JsonOption, metrics_table, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from ..runner import Home, RunRecord
+    from ..runner import Home, RunRecord, RunResult
 
 PairsOption = Annotated[
     list[str] | None, typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="A parameter; may be repeated.")
@@ -35,6 +35,7 @@ def run(
     parameter: PairsOption = None,
     home: HomeOption = None,
     seed: Annotated[int | None, typer.Option(help="Fixes the run; the same as -p seed=N.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the run's model to this folder.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline on this machine."""
@@ -58,10 +59,23 @@ def run(
         if json:
             print_json(asdict(load_record(error.folder)))
         raise
+    if output is not None:
+        copy_model(result, output)
     if json:
         print_json(asdict(result.record))
         return
     summarise(result.record, place.root)
+    if output is not None:
+        print(f"Copy:    {output}")
+
+
+def copy_model(result: RunResult, output: Path) -> None:
+    """Copies the model that a run made last; an existing folder is replaced whole."""
+    from ...common.files import atomic_folder
+
+    model = [task.artifacts["model"] for task in result.record.tasks if "model" in task.artifacts][-1]
+    with atomic_folder(output) as folder:
+        shutil.copytree(model, folder, dirs_exist_ok=True)
 
 
 def summarise(record: RunRecord, home: Path) -> None:

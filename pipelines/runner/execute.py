@@ -15,17 +15,14 @@ from ...common.errors import RetryableError
 from ...common.files import read_json, write_json
 from ...common.stage import RUNNER_VARIABLE
 from .lifeline import end_with
-from .stages import FRESH_VARIABLE, Stop, install, preload
-
-GO = "go"
-"""What the parent writes when the place is ready; its environment may have grown until then."""
+from .stages import FRESH_VARIABLE, GO, Stop, install, preload
 
 
 def main(request_path: str, parent: int) -> int:
     """Runs the compiled pipeline that the request names.
 
     While the parent prepares the tracking, this process imports what stages need; it begins when the parent has put
-    ``environment`` into the request and written :data:`GO` to standard input.
+    ``environment`` into the request and written :data:`~.stages.GO` to standard input.
 
     Args:
         request_path: JSON with ``package`` (compiled YAML), ``arguments``, ``pipeline_root``, ``environment``,

@@ -18,8 +18,8 @@ from ...common.errors import disk_errors
 from ...common.files import read_json
 from ...common.progress import STATE_VARIABLE
 from ...common.stage import FOLDER_VARIABLE
-from .execute import GO
 from .home import Home
+from .stages import GO
 from .watch import Watch
 
 GRACE_SECONDS = 60.0
@@ -121,6 +121,7 @@ def stage_environment(home: Home, folder: Path) -> dict[str, str]:
         "FERRY_RUN_ID": folder.name,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",
+        "PYTHONSAFEPATH": "1",  # a folder called ferry or torch in the current folder is not ours
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS") or "ignore",
         # kfp's command says python3: with the folder of this Python first, it is this one

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ...common.errors import RetryableError
 from ...common.stage import RUNNER_VARIABLE
@@ -26,6 +27,9 @@ from .lifeline import end_with
 
 FRESH_VARIABLE = "FERRY_FRESH_STAGES"
 """Environment variable: ``1`` starts a new Python for every stage, as kfp does."""
+
+GO = "go"
+"""What the runner writes to the executing process when the place is ready; its environment may have grown by then."""
 
 _EXECUTOR = "kfp.dsl.executor_main"
 _PRINT = builtins.print  # kfp indents what is printed while a stage runs, by replacing print
@@ -88,11 +92,17 @@ def install(stop: Stop) -> None:
     def run(full_command: list[str], env_vars: Mapping[str, str] | None = None) -> int:
         if stop.requested:
             return RetryableError.exit_code
-        if forking and is_known(full_command):
+        if forking and is_known(full_command) and not _gpu_in_use():
             return run_forked(full_command[3], full_command[4:], env_vars or {})
         return theirs(full_command=full_command, env_vars=env_vars)
 
     handler.run_local_subprocess = run
+
+
+def _gpu_in_use() -> bool:
+    """Tells whether this process has a CUDA context, which forks could not use; importing torch alone makes none."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def is_known(command: Sequence[str]) -> bool:

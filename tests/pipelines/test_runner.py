@@ -334,6 +334,15 @@ def test_a_full_disk_ends_the_run_with_advice(tmp_path, untracked):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("fresh", ["", "1"])
+def test_files_of_the_current_folder_are_not_taken_for_modules(home, untracked, monkeypatch, tmp_path, fresh):
+    monkeypatch.setenv("FERRY_FRESH_STAGES", fresh)
+    (tmp_path / "ferry").mkdir()
+    (tmp_path / "kfp.py").write_text("raise RuntimeError")
+    assert run_local(TOY, {}, home).record.status == "done"
+
+
+@pytest.mark.integration
 def test_stages_in_fresh_processes_leave_the_same(home, untracked, monkeypatch):
     monkeypatch.setenv("FERRY_FRESH_STAGES", "1")
     result = run_local(TOY, {"seed": 3}, home)

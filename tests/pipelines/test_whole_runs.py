@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ferry.faces import render_faces
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 FERRY = [sys.executable, "-c", "from ferry.pipelines.cli import main; main()"]
 

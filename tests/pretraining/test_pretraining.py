@@ -158,6 +158,6 @@ def test_settings_that_collapse_are_stopped_and_the_small_preset_is_not(tmp_path
     done = pretrain(build_encoder(ARCHITECTURE, 0), pictures, preset("swav", "small", **budget), classes=7)
     last = [record for record in done.result.history if record["kind"] == "epoch"][-1]
     assert not any("collapse" in warning for warning in done.warnings)
-    assert last["loss"] < chance_loss(40) - 0.15
+    assert last["loss"] < chance_loss(40) - 0.1
     assert last["max_code"] > 3 / 40
     assert last["spread"] > 0.9

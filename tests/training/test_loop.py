@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from ferry.common.errors import TrainingDiverged, UserError
+from ferry.common.parameters import from_mapping
 from ferry.training import LoopConfig, Method, Sampler, estimate, flops_of, make_batch, make_context, train
 from ferry.training.batches import permutation, seed_for, share
 from ferry.training.method import split_by_dimension
@@ -340,6 +341,14 @@ def test_settings_are_checked_when_they_are_made(field, value, message):
     with pytest.raises(UserError, match=message) as caught:
         LoopConfig(**{field: value})
     assert f"`{field}`" in str(caught.value)
+
+
+def test_settings_can_be_words_of_a_command_line():
+    words = {"learning_rate": "0.3", "epochs": "4", "channels_last": "true", "optimiser": "lars", "drop_last": "no"}
+    made = from_mapping(LoopConfig, words)
+    assert made == LoopConfig(learning_rate=0.3, epochs=4, channels_last=True, optimiser="lars", drop_last=False)
+    with pytest.raises(UserError, match="Did you mean 'learning_rate'"):
+        from_mapping(LoopConfig, {"learnin_rate": "0.3"})
 
 
 def test_nesterov_needs_sgd_with_momentum():

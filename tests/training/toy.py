@@ -145,12 +145,13 @@ def once(checkpoint, crash=None, **changes):
     return outcome(method, train(method, toy_pixels(), settings(**changes), checkpoint=checkpoint))
 
 
-def fork(work):
-    """Runs `work` in a process of its own; returns (what it returned, signal that killed it, traceback)."""
+def _spawn(work, environment=None):
+    """Starts `work` in a process of its own; returns the pipe that it answers on and its number."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
+        os.environ.update({name: str(value) for name, value in (environment or {}).items()})
         try:
             answer = {"value": work()}
         except BaseException as error:
@@ -159,18 +160,23 @@ def fork(work):
             pipe.write(json.dumps(answer))
         os._exit(0)
     os.close(write)
+    return read, child
+
+
+def _answer(read, child):
+    """Waits for a process; returns what `work` returned or raised, and the signal that killed it."""
     with os.fdopen(read) as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
-    answer = json.loads(text) if text else {}
-    answer["signal"] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    return answer
+    return {**(json.loads(text) if text else {}), "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
+
+
+def fork(work):
+    return _answer(*_spawn(work))
 
 
 def crash_while_writing(moment, number):
     """Makes this process kill itself at a moment of its checkpoint number `number` (from 1)."""
-    from ferry.common import files
-
     die = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     counts = {"link": 0, "replace": 0, "write": 0}
     real_link, real_replace, real_fsync = os.link, os.replace, os.fsync
@@ -198,7 +204,6 @@ def crash_while_writing(moment, number):
         real_fsync(handle)
 
     os.link, os.replace, os.fsync = link, replace, fsync
-    files.os.replace = replace
 
 
 def drill(folder, names):
@@ -233,34 +238,14 @@ def _kill_and_resume(path, work, **changes):
     return {"killed": [first["signal"]], "first": first.get("error"), **fork(lambda: once(path, **changes))}
 
 
-def team(processes, work, environment=None):
+def team(processes, work):
     """Runs `work(rank)` in a process group of forked processes; returns their answers in order of rank."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    readers = []
-    for rank in range(processes):
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
-            os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
-            try:
-                answer = {"value": work(rank)}
-            except BaseException as error:
-                answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-            with os.fdopen(write, "w") as pipe:
-                pipe.write(json.dumps(answer))
-            os._exit(0)
-        os.close(write)
-        readers.append((read, child))
-    answers = []
-    for read, child in readers:
-        with os.fdopen(read) as pipe:
-            text = pipe.read()
-        os.waitpid(child, 0)
-        answers.append(json.loads(text) if text else {"error": "died"})
-    return answers
+    group = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [_spawn(lambda r=rank: work(r), {**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in range(processes)]
+    return [_answer(*one) for one in started]
 
 
 def tensors(module):
@@ -294,23 +279,11 @@ def at_once(folder, names):
             processes, changes = TEAMS[name]
             one = fork(lambda c=changes: trained(**c))
             results[name] = {"one": one, "many": team(processes, lambda rank, c=changes: trained(**c))}
+        elif name in ("helpers", "diverged"):
+            results[name] = team(3, helpers) if name == "helpers" else team(2, diverging)
         else:
-            results[name] = {
-                "helpers": _helpers,
-                "diverged": _diverged,
-                "stopped": _stopped,
-                "spread": _spread,
-                "broken": _broken,
-            }[name](folder)
+            results[name] = {"stopped": _stopped, "spread": _spread, "broken": _broken}[name](folder)
     return results
-
-
-def _helpers(folder):
-    return team(3, helpers)
-
-
-def _diverged(folder):
-    return team(2, diverging)
 
 
 def _stopped(folder):

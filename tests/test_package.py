@@ -1,0 +1,72 @@
+"""The package as a whole: what is installed, what importing costs, house rules that a machine can see."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted([*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")])
+
+
+def test_every_package_is_listed_so_that_the_wheel_holds_it():
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    found = {"ferry.pipelines", *_packages("components", "ferry"), *_packages("pipelines", "ferry.pipelines")}
+    assert listed == found
+
+
+def _packages(folder, name):
+    roots = [path.parent for path in (ROOT / folder).rglob("__init__.py")]
+    return {".".join([name, *path.relative_to(ROOT / folder).parts]) for path in roots}
+
+
+@pytest.mark.parametrize(("module", "forbidden"), [("ferry", ("torch", "numpy", "kfp", "mlflow"))])
+def test_importing_the_package_loads_nothing_heavy(module, forbidden):
+    code = f"import sys, {module}; print([name for name in {forbidden!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_pipelines_do_not_load_torch_or_mlflow():
+    code = "import sys, ferry.pipelines.clup; print([n for n in ('torch', 'mlflow', 'faiss') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_and_functions_stay_small():
+    assert not [path for path in SOURCES if len(path.read_text().splitlines()) > 400]
+    long = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and _lines(node) > 60:
+                # a pipeline's parameters and their documentation are its form in the Kubeflow UI
+                pipeline = any("pipeline" in ast.dump(decorator) for decorator in node.decorator_list)
+                component = any("component" in ast.dump(decorator) for decorator in node.decorator_list)
+                if not (pipeline or component):
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not long
+
+
+def _lines(node):
+    """The lines of a function without its docstring."""
+    docstring = node.body[0] if ast.get_docstring(node) is not None else None
+    return node.end_lineno - node.lineno + 1 - (docstring.end_lineno - docstring.lineno + 1 if docstring else 0)
+
+
+def test_the_library_has_no_assert_and_no_bare_except():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not isinstance(node, ast.Assert), f"{path}:{node.lineno}"
+            assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"{path}:{node.lineno}"
+
+
+def test_doors_import_nothing_but_kfp_and_images():
+    for path in SOURCES:
+        if path.name == "component.py":
+            tree = ast.parse(path.read_text())
+            names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+            assert names <= {"kfp", "common.images"}, path
+            assert not [node for node in tree.body if isinstance(node, ast.Import)], path

@@ -118,7 +118,7 @@ class ModelCard:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         environment = Environment(  # noqa: S701 - Markdown, not HTML
-            loader=FileSystemLoader(Path(__file__).with_name("templates")),
+            loader=FileSystemLoader(Path(__file__).parent),
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,

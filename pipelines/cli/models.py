@@ -20,7 +20,7 @@ NameOption = Annotated[str, typer.Option("--name", help="Name in the registry; n
 def register(app: typer.Typer) -> None:
     """Adds the commands to the tree."""
     app.command("models", epilog="Example: ferry models --json")(models)
-    app.command("promote", epilog="Examples: ferry promote 3 --name ferry-clup, or: ferry promote challenger")(promote)
+    app.command("promote", epilog="Example: ferry promote 3 --name ferry-clup")(promote)
     app.command("rollback", epilog="Example: ferry rollback --name ferry-clup")(rollback)
 
 

@@ -91,7 +91,7 @@ class Home:
             file = open(self.root / "lock", "a+", encoding="utf-8")  # noqa: SIM115 - closed below
         with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
                 raise RetryableError(

@@ -33,7 +33,7 @@ CHECK := PYTHONPATH=$(CHECKED) MYPYPATH=$(CHECKED)
 
 installed: $(VENV)/.ferry-test
 	@rm -rf $(CHECKED) build/lib
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target $(CHECKED) .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECKED) .
 
 types: installed ## Check types
 	$(CHECK) $(BIN)/mypy -p ferry

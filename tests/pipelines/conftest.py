@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 
 import pytest
@@ -41,4 +42,10 @@ def ferry(monkeypatch, capsys):
         shown = capsys.readouterr()
         return ended.value.code or 0, shown.out, shown.err
 
-    return call
+    logger = logging.getLogger("ferry")
+    before = logger.handlers[:], logger.level, logger.propagate
+    environment = dict(os.environ)
+    yield call
+    logger.handlers[:], logger.level, logger.propagate = before
+    for name in set(os.environ) - set(environment):  # the command sets defaults for MLflow
+        del os.environ[name]

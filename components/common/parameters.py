@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import closest, expected
@@ -102,8 +103,8 @@ def _float(field: str, value: Any) -> float:
 
 
 def _str(field: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, Path)):
+        return str(value)
     raise expected(field, "text", value, "Pass text.")
 
 

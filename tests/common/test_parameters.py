@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -51,6 +52,10 @@ def test_a_union_of_choices_takes_each_of_them():
     assert from_mapping(Choice, {"stem": "auto"}).stem == "auto"
     with pytest.raises(UserError, match="one of cifar, auto"):
         from_mapping(Choice, {"stem": "cifra"})
+
+
+def test_a_path_is_text():
+    assert from_mapping(Config, {"name": Path("a") / "b"}).name == "a/b"
 
 
 def test_whole_floats_are_whole_numbers_because_kfp_turns_ints_into_floats():

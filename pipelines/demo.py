@@ -17,7 +17,7 @@ from .runner.local import prepared, run_held
 from .runner.settle import remove_checkpoints
 
 SOURCE_STYLE = "shaded"
-TARGET_STYLE = "thermal"
+TARGET_STYLE = "line"
 SIZE = 48
 
 SOURCE_PARAMETERS: dict[str, Any] = {"training_epochs": 8, "network_width": 16}
@@ -25,9 +25,8 @@ SOURCE_PARAMETERS: dict[str, Any] = {"training_epochs": 8, "network_width": 16}
 
 CLUP_PARAMETERS: dict[str, Any] = {
     "labelling_teacher": "adabn",
-    "labelling_keep": 0.3,
     "pretraining_init": "source",
-    "pretraining_epochs": 6,
+    "pretraining_epochs": 8,
     "pretraining_learning_rate": 0.2,
     "model_name": "ferry-demo",
 }

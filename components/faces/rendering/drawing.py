@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,12 +81,23 @@ def draw_faces(parameters: FaceParameters, size: int = 48, channels: int = 1) ->
     check_picture(size, channels)
     count = len(parameters)
     pictures = np.empty((count, channels, size, size), dtype=np.uint8)
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         for first in range(0, count, CHUNK):
             last = min(first + CHUNK, count)
             chunk = _draw_chunk(parameters.part(first, last), size, channels)
             pictures[first:last] = chunk[: last - first].numpy()
     return pictures[:, 0] if channels == 1 else np.ascontiguousarray(pictures.transpose(0, 2, 3, 1))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Draws on one thread: a chunk's operations are too small to share, and waiting threads starve a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_picture(size: int, channels: int) -> None:

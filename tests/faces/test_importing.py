@@ -384,5 +384,6 @@ def test_a_folder_of_files_with_every_trouble_is_imported(tmp_path):
     (source / "happy" / "circle").symlink_to(source / "happy", target_is_directory=True)
     report = import_faces(source, tmp_path / "out", "folder", max_skipped=0.2)
     assert report.count == 24
-    assert report.skipped["empty file"] == 1
+    assert report.skipped == {"empty file": 1, "cannot be read": 1}
+    assert "happy/circle" in report.skipped_examples["cannot be read"][0]
     assert {Path(key).parent.name for key in open_faces(tmp_path / "out").keys} == {"angry", "happy"}

@@ -119,9 +119,41 @@ def test_linked_folders_are_followed_and_circles_end(tmp_path):
     source = plant(tmp_path / "source", "sad/1.png")
     os.symlink(store, source / "happy")
     os.symlink(source, source / "sad" / "back")
-    keys = [face.key for face in read("folder", source)]
-    assert "happy/a.png" in keys
-    assert len(keys) < 10
+    faces = {face.key: face for face in read("folder", source)}
+    assert set(faces) == {"happy/a.png", "sad/1.png", "sad/back"}
+    with pytest.raises(UserError, match=r"a link to an image file.*sad/back ->"):
+        faces["sad/back"].load()
+
+
+@pytest.mark.parametrize("layout", ["folder", "flat"])
+def test_links_that_lead_nowhere_are_faces_that_cannot_be_read(tmp_path, layout):
+    source = plant(tmp_path, "happy/1.png", "sad/1.png", "sad/deep/2.png")
+    os.symlink("self.png", source / "sad" / "self.png")
+    os.symlink("self", source / "sad" / "self")
+    os.symlink(tmp_path / "gone.png", source / "happy" / "gone.png")
+    os.symlink(tmp_path / "gone.txt", source / "happy" / "gone.txt")
+    os.symlink(source / "sad", source / "sad" / "deep" / "up")
+    os.symlink(tmp_path / "gone", source / "angry")
+    faces = {face.key: face for face in read(layout, source)}
+    lost = {"sad/self.png", "sad/self", "happy/gone.png", "sad/deep/up", "angry"}
+    assert set(faces) == {"happy/1.png", "sad/1.png", "sad/deep/2.png", *lost}
+    for key in lost:
+        with pytest.raises(UserError, match="a link to an image file"):
+            faces[key].load()
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    source = plant(tmp_path, "happy/1.png", "sad/1.png")
+    scan = os.scandir
+
+    def forbidden(folder):
+        if str(folder).endswith("sad"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(UserError, match=r"sad` to be a readable folder, but got 'Permission denied'"):
+        read("folder", source)
 
 
 def test_a_file_that_vanishes_is_an_error_of_that_face_only(tmp_path):

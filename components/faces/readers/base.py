@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from ...common.errors import UserError, expected
 from ...common.parameters import from_mapping
 from ..schema import UNKNOWN, RawFace
-from .tree import entries, is_image
+from .tree import entries, is_folder, is_image
 
 Options = TypeVar("Options")
 
@@ -119,8 +119,8 @@ def found(source: Path) -> str:
     """Describes what is at `source` in one line: a few names, and how many files of each kind."""
     if not source.is_dir():
         return "a file" if source.exists() else "nothing there"
-    folders = [entry.name for entry in entries(source) if entry.is_dir()]
-    files = [entry.name for entry in entries(source) if not entry.is_dir()]
+    folders = [entry.name for entry in entries(source) if is_folder(entry)]
+    files = [entry.name for entry in entries(source) if not is_folder(entry)]
     kinds = Counter(Path(name).suffix.lower() or "without extension" for name in files)
     parts = []
     if folders:
@@ -162,7 +162,12 @@ def _read_file(path: str, where: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except OSError as error:
+        if os.path.islink(path) and not os.path.isfile(path):
+            got = f"{path} -> {os.readlink(path)}"
+            raise expected(where, "a link to an image file", got, "Correct or remove the link.") from None
+        if not isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+            raise
         raise expected(where, "an existing image file", path, "Restore the file, or take it off the list.") from None
 
 

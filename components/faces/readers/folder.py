@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..labels import canonical, labels_of, parse_label_map
-from ..schema import RawFace
+from ..schema import UNKNOWN, RawFace
 from .base import LayoutReader, file_loader
-from .tree import direct_images, has_images, split_folders, subfolders, walk_images
+from .tree import direct_images, has_images, lost_links, split_folders, subfolders, walk_images
 
 logger = logging.getLogger("ferry")
 
@@ -86,7 +86,7 @@ class FolderReader(LayoutReader[FolderOptions]):
 
 
 def labelled_folders(source: Path, tops: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[RawFace]:
-    """Yields the faces of the class folders below each split's folder.
+    """Yields the faces of the class folders below each split's folder, and links that were meant for class folders.
 
     Args:
         source: The root; keys are relative to it.
@@ -102,3 +102,6 @@ def labelled_folders(source: Path, tops: Mapping[str, str], labels: Mapping[str,
             for path in walk_images(f"{root}/{folder}"):
                 key = f"{folder}/{path}"
                 yield RawFace(key, file_loader(f"{root}/{key}"), labels[name], split)
+        for name in lost_links(source / top):
+            key = f"{top}/{name}" if top else name
+            yield RawFace(key, file_loader(f"{root}/{key}"), UNKNOWN, split)

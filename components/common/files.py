@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,9 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
 def atomic_folder(path: Path | str) -> Iterator[Path]:
     """Yields a temporary folder that becomes `path` only when the block ends without an error.
 
-    An existing folder at `path` is replaced whole; it stays in place until the new one is complete.
+    An existing folder at `path` is replaced whole; it stays in place until the new one is complete. Everything inside
+    gets at least the rights that the umask gives to new files: some libraries write files that only their owner can
+    read, and copies bring the rights of their originals.
 
     Args:
         path: The final folder.
@@ -69,12 +72,9 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
+            _grant_usual_rights(temporary)
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                os.replace(path, old / "was")
-                os.replace(temporary, path)
-                shutil.rmtree(old, ignore_errors=True)
+                _exchange(temporary, path)
             else:
                 os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -140,6 +140,36 @@ def digest_of_file(path: Path | str) -> str:
     """Returns the SHA-256 (hex) of a file's content, read in bounded memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _exchange(new: Path, path: Path) -> None:
+    """Puts `new` in the place of the folder `path`, or leaves that one where it was."""
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.replace(path, old / "was")
+        os.replace(new, path)
+    except BaseException:
+        if not path.exists():
+            os.replace(old / "was", path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _grant_usual_rights(folder: Path) -> None:
+    mask = _umask()
+    for place, _, names in os.walk(folder):
+        _grant(place, 0o777 & ~mask)
+        for name in names:
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                _grant(path, 0o666 & ~mask)
+
+
+def _grant(path: str, rights: int) -> None:
+    present = stat.S_IMODE(os.stat(path).st_mode)
+    if present | rights != present:
+        os.chmod(path, present | rights)
 
 
 def _umask() -> int:

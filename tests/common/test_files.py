@@ -68,11 +68,47 @@ def test_an_error_leaves_the_old_folder(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").write_text("old")
+    rename = os.replace
+
+    def interrupted(source, target):
+        if target == path and "was" not in str(source):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+        (temporary / "new").write_text("new")
+    assert [entry.name for entry in path.iterdir()] == ["old"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+
+
 def test_written_files_have_the_usual_permissions(tmp_path):
     write_json(tmp_path / "a.json", {})
     with open(tmp_path / "plain", "w"):
         pass
     assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_everything_in_a_folder_has_at_least_the_usual_permissions(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "folder") as temporary:
+            (temporary / "below").mkdir(mode=0o500)
+            (temporary / "below" / "private").write_text("x")
+            os.chmod(temporary / "below" / "private", 0o400)
+            (temporary / "tool").write_text("x")
+            os.chmod(temporary / "tool", 0o755)
+            os.symlink("nowhere", temporary / "link")
+    finally:
+        os.umask(before)
+    modes = {
+        name: (tmp_path / "folder" / name).stat().st_mode & 0o777 for name in (".", "below", "below/private", "tool")
+    }
+    assert modes == {".": 0o750, "below": 0o750, "below/private": 0o640, "tool": 0o755}
 
 
 def test_json_never_holds_nan_and_takes_numpy(tmp_path):

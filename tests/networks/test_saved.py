@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_digest_follows_what_the_model_computes_and_nothing_else(classifier, tmp
         classifier.head.bias[0] -= 1e-6
     classifier.info = dataclasses.replace(classifier.info, normalisation=Normalisation((0.4,), (0.25,)))
     assert save_model(classifier, tmp_path / "d", method="x", lineage={}).digest != one
+
+
+def test_other_users_can_read_what_the_umask_lets_them(classifier, tmp_path):
+    before = os.umask(0o002)
+    try:
+        save_model(classifier, tmp_path / "m", method="clup", lineage={}, extra={"a.json": {}, "b.bin": b"x"})
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "m").iterdir()}
+    assert modes == dict.fromkeys(("model.safetensors", "model.json", "a.json", "b.bin"), 0o664)
 
 
 def test_extra_files_are_written_with_the_model(classifier, tmp_path):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 from ..common.errors import UserError, expected
+from ..common.files import write_text
 from ..common.progress import progress
 from .decode import SkippedImage, content_of, decode_image
 from .parallel import ordered_map
@@ -78,20 +80,33 @@ def shared_faces(first: UnlabelledFaces, second: UnlabelledFaces) -> list[tuple[
     return [(first.keys[there], second.keys[here]) for there, here in pairs if there is not None]
 
 
-def require_disjoint(training: UnlabelledFaces, holdout: UnlabelledFaces, what: str = "holdout") -> None:
+def require_disjoint(
+    training: UnlabelledFaces,
+    holdout: UnlabelledFaces,
+    what: str = "holdout",
+    fix: str = "Take the copies out, or import both from one source with splits='hash'.",
+    listing: Path | None = None,
+) -> None:
     """Raises UserError where a holdout holds a picture of the training set, by its pixels.
 
     Args:
         training: What a model is trained or adapted on.
         holdout: What it is scored on.
         what: The field's name in the message.
+        fix: What to do, in the message.
+        listing: A CSV file for all shared pictures; the message has the first 20.
     """
     pairs = shared_faces(training, holdout)
-    if pairs:
-        fix = "Take the copies out, or import both from one source with splits='hash'."
-        shown = [f"  {one} = {other}" for one, other in pairs[:_SHOWN]]
-        got = f"{len(pairs):,} of {len(holdout):,} shared"
-        raise UserError("\n".join([str(expected(what, f"free of pictures of {training!r}", got, fix)), *shown]))
+    if not pairs:
+        return
+    lines = [f"  {one} = {other}" for one, other in pairs[:_SHOWN]]
+    if listing is not None:
+        table = StringIO()
+        csv.writer(table).writerows([("training", "holdout"), *pairs])
+        write_text(listing, table.getvalue())
+        lines.append(f"All of them are listed in {listing}.")
+    got = f"{len(pairs):,} of {len(holdout):,} shared"
+    raise UserError("\n".join([str(expected(what, f"free of pictures of {training!r}", got, fix)), *lines]))
 
 
 def contents(faces: UnlabelledFaces) -> Iterator[bytes]:

@@ -161,6 +161,8 @@ class _Import:
         config = {name: getattr(self.config, name) for name in ("splits", "contempt", "unknown", "overlap")}
         if self.config.splits == "hash":
             config["holdout_fraction"] = self.config.holdout_fraction
+        if self.config.merge:
+            config["merge"] = self.config.merge
         return {
             "settings": config,
             "skipped": dict(self.skipped),
@@ -233,7 +235,7 @@ class _Import:
         if self.labelled and self.config.labels == "drop":
             key = anonymous_key(key)
         split = self._split_of(face, prepared.content)
-        if self._elsewhere(split):
+        if self.config.splits == "hash" and self._elsewhere(split):
             self.passed_over[split] += 1
             return
         label = None if self.classes is None or face.label is None else self.classes.index(face.label)
@@ -248,7 +250,7 @@ class _Import:
 
     def _split_of(self, face: RawFace, content: bytes) -> str:
         if self.config.splits == "as_given":
-            return face.split or self.config.take or TRAIN
+            return self.config.merge or face.split or self.config.take or TRAIN
         return hash_side(_clean(face.group).encode() if face.group else content, self.config.holdout_fraction)
 
     def _skip(self, face: RawFace, why: SkippedImage, table: Any) -> None:

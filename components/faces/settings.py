@@ -21,6 +21,7 @@ class ImportConfig:
             nor a person is on both sides.
         holdout_fraction: Share of the test split for ``splits="hash"``.
         take: Only this split is imported; empty takes all. Faces of a layout without splits belong to any.
+        merge: All faces go into one split of this name, whatever their splits were; empty keeps the splits apart.
         contempt: Whether faces labelled as contempt are dropped, or kept as an eighth class behind the seven.
         unknown: Whether faces with an unknown or ambiguous label are dropped, or kept as a last class.
         labels: ``"drop"`` writes the unlabelled type. `contempt` and `unknown` still decide which faces are taken.
@@ -36,6 +37,7 @@ class ImportConfig:
     splits: Literal["as_given", "hash"] = "as_given"
     holdout_fraction: float = 0.2
     take: str = ""
+    merge: str = ""
     contempt: Literal["drop", "keep"] = "drop"
     unknown: Literal["drop", "keep"] = "drop"
     labels: Literal["keep", "drop"] = "keep"
@@ -59,8 +61,11 @@ class ImportConfig:
             raise expected("holdout_fraction", "between 0 and 1", self.holdout_fraction, "Pass for example 0.2.")
         if not 0.0 <= self.max_skipped <= 1.0:
             raise expected("max_skipped", "between 0 and 1", self.max_skipped, "Pass a share such as 0.05 for 5 %.")
-        if self.take:
-            check_split_name(self.take)
+        for name in (self.take, self.merge):
+            if name:
+                check_split_name(name)
+        if self.merge and self.splits == "hash":
+            raise expected("merge", "empty with splits='hash'", self.merge, "Merge the splits, or split anew.")
         if self.workers < 0:
             raise expected("workers", "0 or more", self.workers, "Pass 0 to let Ferry choose.")
         self.limits()

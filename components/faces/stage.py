@@ -10,6 +10,7 @@ from .duplicates import require_disjoint, shared_faces
 from .importing import import_faces
 from .report import ImportReport
 from .schema import EXPRESSIONS
+from .splits import TEST, TRAIN
 from .store import open_faces, open_unlabelled
 from .writer import write_faces
 
@@ -22,13 +23,14 @@ def target_stage(source: str, output: Path | str, record: StageRecord, *, layout
         output: The Faces folder to make.
         record: Receives warnings and facts.
         layout: Name of the layout, or auto.
-        split: The split to take; empty takes all.
+        split: The split to take; empty takes all, as one.
 
     Returns:
         Metadata of the artifact.
     """
-    # Copies between splits do not matter here: there is one split, and the holdout is compared on its own.
-    report = import_faces(source, output, layout, labels="drop", take=split, overlap="allow", overwrite=True)
+    # Copies between splits do not matter here: they become one split, and the holdout is compared on its own.
+    wanted = _wanted(split, TRAIN)
+    report = import_faces(source, output, layout, labels="drop", overlap="allow", overwrite=True, **wanted)
     return _describe(report, record)
 
 
@@ -50,7 +52,7 @@ def holdout_stage(
         target: The target's Faces folder.
         record: Receives warnings and facts.
         layout: Name of the layout, or auto.
-        split: The split to take; empty takes all.
+        split: The split to take; empty takes all, as one.
         allow_overlap: Whether a picture may be in both.
 
     Returns:
@@ -63,15 +65,22 @@ def holdout_stage(
         record.warn("No holdout was given: the report can say nothing about accuracy.")
         write_faces(output, {"test": []}, classes=EXPRESSIONS, provenance={"layout": "none"}, overwrite=True)
         return {"images": 0, "labelled": True}
-    report = import_faces(source, output, layout, take=split, overlap="allow", overwrite=True)
+    report = import_faces(source, output, layout, overlap="allow", overwrite=True, **_wanted(split, TEST))
     training, holdout = open_unlabelled(target), open_faces(output)
     if allow_overlap:
         shared = len(shared_faces(training, holdout))
         if shared:
             record.warn(f"{shared:,} pictures of the holdout are in the target too; they were allowed.")
     else:
-        require_disjoint(training, holdout)
+        fix = "Take another split of one of them, or go on with -p holdout_allow_overlap=true."
+        listing = Path(output).with_name(f"{Path(output).name}.overlap.csv")
+        require_disjoint(training, holdout, fix=fix, listing=listing)
     return _describe(report, record)
+
+
+def _wanted(split: str, name: str) -> dict[str, str]:
+    """Returns the settings that take one split, or all of them as one: the stages after this one open one split."""
+    return {"take": split} if split else {"merge": name}
 
 
 def _describe(report: ImportReport, record: StageRecord) -> dict[str, Any]:

@@ -85,6 +85,13 @@ def test_result_is_the_same_for_any_number_of_threads_and_twice(run):
     assert len(digests) == 1
 
 
+def test_splits_become_one_on_request(run, tmp_path):
+    faces = [face(i, EXPRESSIONS[i % 7], ("train", "test", "")[i % 3]) for i in range(21)]
+    assert run(faces, merge="all").images == {"all": 21}
+    assert open_faces(tmp_path / "faces").keys == [one.key for one in faces]
+    assert run(faces, name="some", merge="all", take="test").images == {"all": 14}
+
+
 def test_contempt_and_unknown_are_dropped_and_counted_or_kept_behind_the_seven(run, tmp_path):
     faces = [*balanced(7), face(50, "contempt"), face(51, "unknown"), face(52, "unknown")]
     report = run(faces)
@@ -360,6 +367,8 @@ def test_existing_output_is_refused_before_anything_is_read(run, tmp_path):
         ({"config": ImportConfig(), "take": "test"}, "`config` to be the only place of settings"),
         ({"min_side": 0}, "`min_side` to be at least 1"),
         ({"take": "../x"}, "`split` to be a word"),
+        ({"merge": "../x"}, "`split` to be a word"),
+        ({"merge": "all", "splits": "hash"}, "`merge` to be empty"),
     ],
 )
 def test_wrong_settings_are_refused_with_advice(run, settings, message):

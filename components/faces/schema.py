@@ -17,12 +17,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import expected
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 """The seven expressions, in the one order that data, models and reports share (alphabetical)."""
@@ -184,6 +185,8 @@ def table_schema(classes: Sequence[str] | None, group: bool = False, votes: bool
         group: Whether there is a ``group`` column.
         votes: Whether there is a ``votes`` column, list<float32> over the classes.
     """
+    import pyarrow as pa  # only here: class names and records are wanted far more often than a schema
+
     text = {"dtype": "string", "_type": "Value"}
     fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))]
     features: dict[str, Any] = {"image": {"_type": "Image"}}

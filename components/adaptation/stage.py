@@ -83,8 +83,7 @@ def fine_tuning_stage(
         "pretrained": used.info.digest if used is not None else "none",
     }
     determined_by: dict[str, Any] = {"config": asdict(config), "architecture": asdict(network.architecture), **lineage}
-    tracker = open_tracker("fine-tuning")
-    try:
+    with open_tracker("fine-tuning") as tracker:
         result = fine_tune(
             network,
             np.ascontiguousarray(pixels[rows]),
@@ -93,10 +92,12 @@ def fine_tuning_stage(
             checkpoint=checkpoint_path("fine-tuning", determined_by),
             tracker=tracker,
         )
-    finally:
-        tracker.close()
-    settings = {**asdict(config), "learning_rate": config.peak_learning_rate, "epochs": config.epochs_for(len(rows))}
-    save_trained(network.cpu().eval(), output, result, method="clup", lineage=lineage, settings=settings)
+        settings = {
+            **asdict(config),
+            "learning_rate": config.peak_learning_rate,
+            "epochs": config.epochs_for(len(rows)),
+        }
+        save_trained(network.cpu().eval(), output, result, method="clup", lineage=lineage, settings=settings)
     record.facts.update(kept=len(rows), steps=result.steps)
 
 

@@ -31,6 +31,10 @@ class RetryableError(FerryError):
     exit_code = 75
 
 
+class Interrupted(RetryableError):
+    """Somebody stopped the work (SIGTERM, Ctrl-C): the same call goes on where it was."""
+
+
 class TrainingDiverged(FerryError):
     """A training cannot go on: non-finite values or a collapse, named in the message."""
 

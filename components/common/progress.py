@@ -27,7 +27,8 @@ class Progress:
     """Counts work and shows rate and time left.
 
     Nothing is shown for work that ends within two seconds. On a terminal a bar is drawn; otherwise a plain line is
-    logged at most every ten seconds. Where ``FERRY_PROGRESS_FILE`` is set, the state is also left there.
+    logged at most every ten seconds. Where ``FERRY_PROGRESS_FILE`` is set, the state is also left there, so that a
+    runner can show it elsewhere.
 
     Args:
         description: What is being done, as a noun phrase.
@@ -40,6 +41,8 @@ class Progress:
         self.description, self.total, self.unit = description, total, unit
         self.done = self._start = start
         self.note = ""
+        self._said: list[str] = []
+        self._id = f"{os.getpid()}-{time.time_ns()}"
         self._began = self._logged = self._stated = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -56,8 +59,8 @@ class Progress:
             self._bar.stop()
         elif kind is None and self.seconds >= _SHOW_AFTER and not sys.stderr.isatty():
             logger.info("%s: done, %s", self.description, self._numbers(finished=True))
-        if self._state_file and kind is None:
-            self._leave_state()
+        if self._state_file and kind is None and self.seconds >= _SHOW_AFTER:
+            self._leave_state(finished=True)
 
     @property
     def seconds(self) -> float:
@@ -92,6 +95,13 @@ class Progress:
             self._stated = now
             self._leave_state()
 
+    def say(self, text: str) -> None:
+        """Says a sentence about the work once: in the log, and to a runner that watches."""
+        logger.info("%s: %s", self.description, text)
+        self._said.append(text)
+        if self._state_file:
+            self._leave_state()
+
     def _refresh_bar(self) -> None:
         if self._bar is None:
             from rich.console import Console
@@ -111,15 +121,18 @@ class Progress:
 
     def _numbers(self, eta: bool = True, finished: bool = False) -> str:
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
-        text = f"{count} {self.unit}, {self.rate:,.0f}/s"
+        text = f"{count} {self.unit}, {per_second(self.rate)}"
         if finished:
             text += f", {duration(self.seconds)}"
         elif eta and self.eta is not None:
             text += f", {duration(self.eta)} left"
         return f"{text}, {self.note}" if self.note else text
 
-    def _leave_state(self) -> None:
+    def _leave_state(self, finished: bool = False) -> None:
         state = {
+            "id": self._id,
+            "finished": finished,
+            "said": self._said,
             "description": self.description,
             "done": self.done,
             "total": self.total,
@@ -142,6 +155,16 @@ def progress(description: str, total: int | None, unit: str = "images", start: i
     """Opens a :class:`Progress` for a block."""
     with Progress(description, total, unit, start) as bar:
         yield bar
+
+
+def per_second(rate: float) -> str:
+    """Returns a rate with at least two digits, also where it is slow.
+
+    Example:
+        >>> per_second(1234.5), per_second(0.3671)
+        ('1,234/s', '0.37/s')
+    """
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
 def duration(seconds: float) -> str:

@@ -182,12 +182,11 @@ def _record(evaluation: Evaluation, record: StageRecord, outputs: Mapping[str, P
     for alarm in evaluation.alarms:
         if alarm.level == "warning":
             record.warn(alarm.text)
-    tracker = open_tracker("evaluation")
-    for key, row in metrics.items():
-        tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)
-    tracker.artifact(outputs["report"])
-    tracker.artifact(Path(outputs["evaluation"]) / METRICS_FILE)
-    tracker.close()
+    with open_tracker("evaluation") as tracker:
+        for key, row in metrics.items():
+            tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)
+        tracker.artifact(outputs["report"])
+        tracker.artifact(Path(outputs["evaluation"]) / METRICS_FILE)
 
 
 def _found(evaluation: Evaluation, labelled: bool) -> Found:

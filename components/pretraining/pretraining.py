@@ -125,8 +125,7 @@ def pretrain_stage(
         "start": encoder.info.digest or "fresh",
         "architecture": asdict(architecture),
     }
-    tracker = open_tracker("pretraining")
-    try:
+    with open_tracker("pretraining") as tracker:
         done = pretrain(
             encoder,
             pixels,
@@ -135,20 +134,18 @@ def pretrain_stage(
             checkpoint=checkpoint_path("pretraining", determined_by),
             tracker=tracker,
         )
-    finally:
-        tracker.close()
-    for warning in done.warnings:
-        record.warn(warning)
-    facts = {"chance_loss": chance_loss(done.config.prototypes), "prototypes": done.config.prototypes}
-    save_trained(
-        done.encoder,
-        output,
-        done.result,
-        method=config.method,
-        lineage={"target": faces.digest, "start": determined_by["start"]},
-        settings=asdict(done.config),
-        facts=facts,
-    )
+        for warning in done.warnings:
+            record.warn(warning)
+        facts = {"chance_loss": chance_loss(done.config.prototypes), "prototypes": done.config.prototypes}
+        save_trained(
+            done.encoder,
+            output,
+            done.result,
+            method=config.method,
+            lineage={"target": faces.digest, "start": determined_by["start"]},
+            settings=asdict(done.config),
+            facts=facts,
+        )
     record.facts.update(facts, images_per_second=round(done.result.images / max(done.result.seconds, 1e-9), 1))
 
 

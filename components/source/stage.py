@@ -90,13 +90,10 @@ def train_on(
         "faces": digest,
         "classes": classes,
     }
-    tracker = open_tracker("source")
-    try:
+    with open_tracker("source") as tracker:
         result = train_supervised(
             model, pixels, labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
         )
-    finally:
-        tracker.close()
-    lineage = {"faces": digest}
-    save_trained(model.cpu().eval(), output, result, method="supervised", lineage=lineage, settings=asdict(config))
+        lineage = {"faces": digest}
+        save_trained(model.cpu().eval(), output, result, method="supervised", lineage=lineage, settings=asdict(config))
     record.facts.update(images_per_second=round(result.images / max(result.seconds, 1e-9), 1), steps=result.steps)

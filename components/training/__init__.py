@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .schedules import learning_rate_at as learning_rate_at
     from .tracking import Tracker as Tracker
     from .tracking import open_tracker as open_tracker
-    from .tracking import prepare_store as prepare_store
+    from .tracking import upload_spool as upload_spool
 
 _HOMES = {
     "batches": ("Sampler",),
@@ -41,7 +41,7 @@ _HOMES = {
     "method": ("Batch", "Context", "Method", "make_batch", "make_context"),
     "optimisers": ("LARS",),
     "schedules": ("learning_rate_at",),
-    "tracking": ("Tracker", "open_tracker", "prepare_store"),
+    "tracking": ("Tracker", "open_tracker", "upload_spool"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -66,7 +66,7 @@ __all__ = [  # noqa: RUF022 - resolved on first use; kept in the order of the ta
     "learning_rate_at",
     "Tracker",
     "open_tracker",
-    "prepare_store",
+    "upload_spool",
 ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..common.errors import RetryableError, TrainingDiverged, expected
+from ..common.errors import Interrupted, TrainingDiverged, expected
 from ..common.progress import Progress, progress
 from . import distributed
 from .batches import Pixels, Sampler
@@ -91,7 +91,8 @@ def train(
     Raises:
         UserError: Wrong input, or a checkpoint that is damaged or of another training.
         TrainingDiverged: The loss is not finite or the method saw a collapse. The last good checkpoint stays.
-        RetryableError: Interrupted by SIGTERM or Ctrl-C, or the disk is full; the same call can go on.
+        Interrupted: By SIGTERM or Ctrl-C; the same call can go on.
+        RetryableError: The disk is full; the same call can go on.
     """
     device = resolve_device(config.device)
     distributed.start(device)
@@ -235,18 +236,18 @@ class _Training:
         left = self.sampler.images_before(self.engine.total_steps) - self.sampler.images_before(self.step)
         estimate = self.stopwatch.step(outcome.images, left)
         if estimate is not None and estimate.seconds + time.monotonic() - self.began > WORTH_SAYING_SECONDS:
-            self._say("%s", estimate)
+            bar.say(str(estimate))
 
     def _stop(self) -> None:
         """Ends an interrupted training.
 
         Raises:
-            RetryableError: Always.
+            Interrupted: Always.
         """
         self._save()
         if self.file is None:
-            raise RetryableError(f"{self.name} was interrupted; it has no checkpoint and starts again the next time.")
-        raise RetryableError(f"{self.name} was interrupted; run the same command again to continue.")
+            raise Interrupted(f"{self.name} was interrupted; it has no checkpoint and starts again the next time.")
+        raise Interrupted(f"{self.name} was interrupted; run the same command again to continue.")
 
     def _save_if_due(self) -> None:
         if self.step < self.engine.total_steps and time.monotonic() - self.saved >= self.config.checkpoint_seconds:

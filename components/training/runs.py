@@ -5,19 +5,23 @@ The numbers of trainings go through :mod:`.tracking`, which never fails; here a 
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import re
 import shutil
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..common.errors import FerryError, RetryableError, UserError, disk_errors, expected, unknown
 from ..common.files import atomic_folder, read_json
-from .tracking import probe
 
 logger = logging.getLogger("ferry")
 
@@ -26,6 +30,7 @@ MODEL_DIGEST = "ferry.model_digest"
 STORE_FOLDER = "mlartifacts"
 """Folder for artifacts beside the database of a local store; MLflow's own default is the current folder."""
 
+_PROBE_SECONDS = 3.0
 _WEIGHTS, _INFO = "model.safetensors", "model.json"
 _EXPERIMENT = "ferry"
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -42,6 +47,27 @@ _PASSING = {
     "IO_ERROR",
 }
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
+
+
+def probe(uri: str) -> None:
+    """Checks within a few seconds that a tracking server answers; MLflow itself would retry for minutes.
+
+    Args:
+        uri: Tracking URI; one that is not HTTP is not checked.
+
+    Raises:
+        ConnectionError: No answer. Any HTTP answer will do, also a refusal.
+    """
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return
+    address = re.sub(r"//[^/]*@", "//", uri).rstrip("/")  # without user and password
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=_PROBE_SECONDS).close()  # noqa: S310 - http(s), see above
+    except urllib.error.HTTPError:
+        return
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):  # MLflow may know the certificate
+            raise ConnectionError(f"no answer from {address}: {error}") from error
 
 
 def reachable(uri: str) -> str:
@@ -323,10 +349,7 @@ def _database(uri: str) -> Path | None:
 
 @contextmanager
 def _store_lock(uri: str) -> Iterator[None]:
-    """Lets one process at a time make tables in a new SQLite store: two at once crash each other.
-
-    The lock is the file that :func:`.tracking.prepare_store` locks.
-    """
+    """Lets one process at a time make tables in a new SQLite store: two at once crash each other."""
     database = _database(uri)
     if database is None:
         yield

@@ -7,22 +7,19 @@ the start and at the end and nothing between; what could not be sent is kept in 
 
 from __future__ import annotations
 
-import http.client
 import logging
 import math
 import os
 import re
-import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..common.checkpoints import FOLDER_VARIABLE
+from ..common.errors import Interrupted
+from .runs import connect, experiment, probe
 from .spool import Record, Spool, read_spool
 
 logger = logging.getLogger("ferry")
@@ -35,7 +32,6 @@ SPOOL_VARIABLE = "FERRY_SPOOL"
 _FLUSH_SECONDS = 10.0
 _CLOSE_SECONDS = 8.0
 _SLOW_SERVER_SECONDS = 30.0
-_PROBE_SECONDS = 3.0
 _LONGEST_PAUSE = 300.0
 _METRICS_AT_ONCE = 1000
 _PARAMETERS_AT_ONCE = 100
@@ -45,7 +41,8 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
 class Tracker:
     """Where a stage leaves its numbers; made with :func:`open_tracker`.
 
-    Every call returns at once. Use it in a ``with`` block, or call :meth:`close`.
+    Every call returns at once. Use it in a ``with`` block, which ends a run that was made here as FINISHED, as KILLED
+    after an interruption, or as FAILED after any other error.
 
     Args:
         stage: Prefix of all names.
@@ -72,8 +69,9 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, kind: object, *rest: object) -> None:
-        self.close("FINISHED" if kind is None else "FAILED")
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, Interrupted))
+        self.close("FINISHED" if kind is None else "KILLED" if stopped else "FAILED")
 
     @property
     def active(self) -> bool:
@@ -142,7 +140,7 @@ class Tracker:
             if self._store.reached:  # it has answered, so it is only slow
                 end = max(end, self._store.reached + _SLOW_SERVER_SECONDS)
         if self._thread.is_alive():
-            self._keep([*self._in_flight, *self._take()], "no answer")
+            self._keep(self._ended([*self._in_flight, *self._take()]), "no answer")
 
     def _name(self, key: str) -> str:
         return _NOT_IN_NAMES.sub("_", f"{self.stage}/{key}")
@@ -151,6 +149,12 @@ class Tracker:
         if self._store is not None and not self._closing:
             with self._lock:
                 self._records.extend(records)
+
+    def _ended(self, records: list[Record]) -> list[Record]:
+        """Returns records with the end of the run behind them, for a store that could not be told."""
+        if self._store is None or not self._store.own or not (records or self._spool or self._store.run_id):
+            return records
+        return [*records, {"kind": "end", "status": self._status}]
 
     def _take(self) -> list[Record]:
         with self._lock:
@@ -188,7 +192,7 @@ class Tracker:
             self._pause = min(self._pause * 2, _LONGEST_PAUSE)
             self._retry_at = time.monotonic() + self._pause
             self._reason = str(error) or type(error).__name__
-            self._keep(records, self._reason)
+            self._keep(self._ended(records) if closing else records, self._reason)
 
     def _upload_kept(self) -> None:
         if self._store is not None and self._spool is not None and self._spool.used:
@@ -206,7 +210,12 @@ class Tracker:
         if not self._warned:
             self._warned = True
             short = " ".join(reason.split())[:300]
-            logger.warning("Tracking: MLflow takes no records (%s); they are kept in %s.", short, self._spool.path)
+            logger.warning(
+                "Tracking: MLflow takes no records (%s); they are kept in %s, and "
+                "ferry.training.upload_spool(PATH) can send them later.",
+                short,
+                self._spool.path,
+            )
         about = {"stage": self.stage, "run": self._store.run_id}
         self._spool.append({**record, **about} for record in records)
 
@@ -232,17 +241,18 @@ class RunStore:
 
         Raises:
             ConnectionError: The server does not answer.
+            FerryError: The server is busy, refuses, or cannot be used.
         """
         probe(self.uri)
         self.reached = time.monotonic()
         if self._client is None:
-            from mlflow import MlflowClient
+            from mlflow import get_tracking_uri
 
-            self._client = MlflowClient(self.uri or None)
+            self._client = connect(self.uri or get_tracking_uri())
         if not self.run_id:
             parent = os.environ.get(PARENT_VARIABLE, "")
             tags = {"ferry.stage": self.stage, **({"mlflow.parentRunId": parent} if parent else {})}
-            run = self._client.create_run(_experiment(self._client), tags=tags, run_name=self.stage)
+            run = self._client.create_run(experiment(self._client, self.uri), tags=tags, run_name=self.stage)
             self.run_id = run.info.run_id
             logger.info("Tracking: made MLflow run %s", self.run_id)
 
@@ -323,78 +333,21 @@ def upload_spool(path: Path | str, uri: str = "") -> int:
 
     Raises:
         ConnectionError: The server does not answer; the file stays.
+        FerryError: The server is busy, refuses, or cannot be used; the file stays.
     """
     path, uri = Path(path), uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     records = read_spool(path)
-    made: dict[str, str] = {}
     for run, stage in sorted({(record["run"], record["stage"]) for record in records}):
+        of_run = [record for record in records if record["run"] == run and record["stage"] == stage]
+        ends = [record["status"] for record in _of(of_run, "end")]
         store = RunStore(uri, run, stage)
+        store.own = store.own or bool(ends)
         store.open()
-        store.write([record for record in records if record["run"] == run and record["stage"] == stage])
-        store.end("FINISHED")
-        made[run] = store.run_id
+        store.write(of_run)
+        store.end(ends[-1] if ends else "KILLED")  # without a word about its end it had none
     path.unlink()
     return len(records)
 
 
-def prepare_store(uri: str) -> None:
-    """Makes the tables of a new SQLite store, once, so that several processes can use it at the same time.
-
-    Args:
-        uri: Tracking URI; anything but ``sqlite:///`` is left alone.
-    """
-    if not uri.startswith("sqlite:///"):
-        return
-    import fcntl
-
-    database = Path(uri.removeprefix("sqlite:///").split("?")[0])
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with open(database.with_name(database.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        from mlflow import MlflowClient
-
-        _experiment(MlflowClient(uri))
-
-
-def probe(uri: str) -> None:
-    """Checks within a few seconds that a tracking server answers; MLflow itself would retry for minutes.
-
-    Args:
-        uri: Tracking URI; one that is not HTTP is not checked.
-
-    Raises:
-        ConnectionError: No answer. Any HTTP answer will do, also a refusal.
-    """
-    if urlsplit(uri).scheme not in ("http", "https"):
-        return
-    address = re.sub(r"//[^/]*@", "//", uri).rstrip("/")  # without user and password
-    try:
-        urllib.request.urlopen(f"{address}/health", timeout=_PROBE_SECONDS).close()  # noqa: S310 - http(s), see above
-    except urllib.error.HTTPError:
-        return
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if not isinstance(getattr(error, "reason", None), ssl.SSLError):  # MLflow may know the certificate
-            raise ConnectionError(f"no answer from {address}: {error}") from error
-
-
 def _of(records: list[Any], kind: str) -> list[Any]:
     return [record for record in records if record["kind"] == kind]
-
-
-def _experiment(client: Any) -> str:
-    """Returns the id of the experiment that new runs belong to, making it where it is missing."""
-    given = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
-    if given:
-        return given
-    from mlflow.exceptions import MlflowException
-
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "ferry")
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        try:
-            return str(client.create_experiment(name))
-        except MlflowException:  # somebody else was faster
-            found = client.get_experiment_by_name(name)
-            if found is None:
-                raise
-    return str(found.experiment_id)

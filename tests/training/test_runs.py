@@ -12,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 from ferry.common.errors import RetryableError, UserError
-from ferry.training import prepare_store, runs
+from ferry.training import runs
+from ferry.training.tracking import RunStore
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -31,7 +32,7 @@ def clean(monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("ferry.training.tracking._PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(runs, "_PROBE_SECONDS", 0.3)
     monkeypatch.chdir(tmp_path)
 
 
@@ -95,7 +96,9 @@ def test_artifacts_of_a_local_store_lie_beside_it_and_not_in_the_current_folder(
     run_id = runs.open_run(uri, "clup", "r1", {})
     place = MlflowClient(uri).get_run(run_id).info.artifact_uri
     assert place.startswith((tmp_path / "home" / "mlartifacts").as_uri())
-    prepare_store(uri)  # the stages' own preparation finds the same experiment
+    store = RunStore(uri, "", "pretraining")  # a stage that makes its own run finds the same experiment
+    store.open()
+    assert MlflowClient(uri).get_run(store.run_id).info.artifact_uri.startswith(place.rsplit("/", 2)[0])
     assert len(MlflowClient(uri).search_experiments(filter_string="name = 'ferry'")) == 1
     assert not (tmp_path / "mlruns").exists()
 

@@ -2,9 +2,9 @@
 
 import http.server
 import json
-import logging
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -15,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ferry.training import open_tracker, prepare_store, tracking, train
+from ferry.common.errors import Interrupted, RetryableError, TrainingDiverged
+from ferry.training import open_tracker, runs, tracking, train, upload_spool
+from ferry.training.runs import probe
 from ferry.training.spool import read_spool
-from ferry.training.tracking import RunStore, Tracker, probe, upload_spool
+from ferry.training.tracking import RunStore, Tracker
 
 toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
 
@@ -36,8 +38,7 @@ def surroundings(monkeypatch, tmp_path):
 def store(tmp_path_factory):
     """A SQLite store with its tables."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'new' / 'mlflow.db'}"
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    prepare_store(uri)
+    runs.connect(uri)
     return uri
 
 
@@ -50,7 +51,12 @@ def client(store):
 
 def spooled(tmp_path):
     files = sorted((tmp_path / "spool").glob("tracking-*.jsonl"))
-    return [record for file in files for record in read_spool(file)]
+    return [record for file in files for record in read_spool(file) if record["kind"] != "end"]
+
+
+def ends(tmp_path):
+    files = sorted((tmp_path / "spool").glob("tracking-*.jsonl"))
+    return [record["status"] for file in files for record in read_spool(file) if record["kind"] == "end"]
 
 
 class Memory:
@@ -115,11 +121,25 @@ def test_records_are_prefixed_finite_and_in_order():
     assert store.ended == ["FINISHED"]
 
 
-def test_an_error_in_the_block_ends_the_run_as_failed():
-    store = Memory()
-    with pytest.raises(RuntimeError), Tracker("s", store):
-        raise RuntimeError
-    assert store.ended == ["FAILED"]
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RuntimeError, "FAILED"),
+        (RetryableError, "FAILED"),
+        (SystemExit, "FAILED"),
+        (KeyboardInterrupt, "KILLED"),
+        (Interrupted, "KILLED"),
+    ],
+)
+def test_an_error_in_the_block_ends_the_run_as_what_it_is(error, status, tmp_path):
+    store, away = Memory(), Memory()
+    away.away = True
+    for one in (store, away):
+        with pytest.raises(error), Tracker("s", one) as tracker:
+            tracker.metrics({"loss": 1.0}, 1)
+            raise error
+    assert store.ended == [status]
+    assert ends(tmp_path) == [status]  # also kept for later
 
 
 def test_closing_twice_is_harmless_and_later_records_are_ignored():
@@ -186,7 +206,7 @@ def test_records_are_kept_beside_the_checkpoint_by_default(tmp_path, monkeypatch
     with Tracker("s", store) as tracker:
         train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "run" / "c.pt", tracker=tracker)
     (file,) = (tmp_path / "run").glob("tracking-s-*.jsonl")
-    keys = {record["key"] for record in read_spool(file)}
+    keys = {record.get("key") for record in read_spool(file)}
     assert {"s/loss", "s/learning_rate", "s/images_per_second", "s/epoch/loss", "s/epochs", "s/precision"} <= keys
 
 
@@ -235,7 +255,7 @@ def test_probe_knows_who_answers():
 
 
 def test_probe_does_not_wait_for_a_server_that_says_nothing(monkeypatch):
-    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(runs, "_PROBE_SECONDS", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -278,6 +298,30 @@ def test_it_makes_a_nested_run_and_ends_it(store, client, monkeypatch):
     assert len(client.get_metric_history(tracker.run_id, "pretraining/loss")) == 2500
 
 
+class Nan(toy.Toy):
+    def step(self, batch):
+        scalars = super().step(batch)
+        return {**scalars, "loss": scalars["loss"] * float("nan")} if batch.step == 4 else scalars
+
+
+class Stopped(toy.Toy):
+    def step(self, batch):
+        if batch.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(batch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "error", "status"), [(Nan, TrainingDiverged, "FAILED"), (Stopped, Interrupted, "KILLED")]
+)
+def test_a_training_that_fails_or_is_stopped_ends_its_run_so(store, client, monkeypatch, method, error, status):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    with pytest.raises(error), open_tracker("pretraining") as tracker:
+        train(method(), toy.toy_pixels(), toy.settings(), tracker=tracker)
+    assert client.get_run(tracker.run_id).info.status == status
+
+
 @pytest.mark.slow
 def test_a_parameter_that_changed_on_resume_does_not_stop_the_rest(store, client, monkeypatch, tmp_path):
     run = client.create_run("0").info.run_id
@@ -309,15 +353,18 @@ def test_a_kept_file_can_be_sent_later(store, client, tmp_path):
 
 
 @pytest.mark.slow
-def test_preparing_twice_is_harmless_and_other_stores_are_left_alone(store):
-    prepare_store(store)
-    prepare_store("http://127.0.0.1:9")
+def test_a_kept_end_ends_the_run(store, client, tmp_path):
+    run = client.create_run("0").info.run_id
+    path = tmp_path / "tracking-s-1.jsonl"
+    path.write_text(json.dumps({"kind": "end", "status": "FAILED", "stage": "s", "run": run}))
+    assert upload_spool(path, store) == 1
+    assert client.get_run(run).info.status == "FAILED"
 
 
 @pytest.mark.slow
-def test_processes_may_prepare_a_new_store_at_the_same_time(tmp_path):
+def test_processes_may_open_a_new_store_at_the_same_time(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    code = f"from ferry.training import prepare_store; prepare_store({uri!r})"
+    code = f"from ferry.training.tracking import RunStore; RunStore({uri!r}, '', 's').open()"
     workers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
     for worker in workers:
         _, errors = worker.communicate(timeout=300)

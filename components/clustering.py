@@ -1,16 +1,16 @@
 """Seeded k-means, Euclidean and spherical: pseudo-labels and DeepClusterV2 both stand on it.
 
-The loop is here; the one costly step, the nearest centroids of every row, is faiss's (or torch's where faiss is
-missing). faiss's own ``Clustering`` is not used, because it subsamples the rows unless it is told not to, splits empty
-clusters at random, does not stop when nothing changes, and cannot take a cluster's size into account, which is worth
-one to three per cent of inertia where clusters are small. So every row is always used, both backends start from the
-same rows, and a cluster that loses its rows is refilled as scikit-learn does it.
+The loop is here; the one costly step, the two nearest centroids of every row, is a matrix product and a selection.
+torch does it by default and faiss on request. ``benchmarks/clustering.md`` has the measurements behind that choice: the
+wheel of faiss brings a BLAS of 2021 that takes its slowest code path on newer processors, and where it knows the
+processor the two are equally fast. faiss's own ``Clustering`` is not used, because it subsamples the rows unless it is
+told not to, splits empty clusters at random, does not stop when nothing changes, and cannot take a cluster's size into
+account, which is worth one to three per cent of inertia where clusters are small. So every row is always used, both
+backends start from the same rows, and a cluster that loses its rows is refilled as scikit-learn does it.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,17 +22,15 @@ import numpy.typing as npt
 from .common.errors import expected, unknown
 from .common.progress import Progress, progress
 
-logger = logging.getLogger("ferry")
-
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Search = Callable[[Floats, int], tuple[Floats, Integers]]
 """From centroids and a count to squared distances (dot products where spherical) and indices, nearest first."""
 
-Backend = Literal["auto", "faiss", "torch"]
+Backend = Literal["torch", "faiss"]
 EmptyRule = Literal["farthest", "keep"]
 
-_CHUNK = 1 << 22  # floats of scratch memory per step: 16 MiB
+_CHUNK = 1 << 19  # floats of scratch memory per step: 2 MiB, which stay in a processor's second-level cache
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def kmeans(
     spherical: bool = False,
     init: npt.ArrayLike | None = None,
     threads: int | None = None,
-    backend: Backend = "auto",
+    backend: Backend = "torch",
     empty: EmptyRule = "farthest",
     transfers: bool | None = None,
 ) -> KMeans:
@@ -74,11 +72,6 @@ def kmeans(
     It starts from `clusters` different rows drawn by `seed` (or from `init`) and stops when no assignment changes.
     The same call gives the same bits on the same machine with the same number of threads; matrix products are the only
     step whose rounding could depend on the number of threads.
-
-    Lloyd's algorithm stops early where clusters are small: a row of a cluster of n pulls the centroid to itself, so
-    its own centroid looks nearer than it is. With `transfers` a row changes from cluster a to b when that lowers the
-    inertia with both centroids following, ``n_b / (n_b + 1) d_b^2 < n_a / (n_a - 1) d_a^2``. On features of 30 rows a
-    cluster this ends 1 to 2 % below the best of ten k-means++ starts of scikit-learn, without that costly start.
 
     Args:
         x: float32 ``[N, D]``, finite. Rows are scaled to unit length first where `spherical`; an all-zero row stays.
@@ -89,12 +82,11 @@ def kmeans(
         spherical: Assign by the largest dot product and scale centroids to unit length (DeepClusterV2).
         init: ``[K, D]`` centroids to start from in place of drawn rows.
         threads: Threads of the backend during this call; None leaves them as they are.
-        backend: ``auto`` is faiss, or torch where faiss is missing and on macOS: there the OpenMP runtimes inside the
-            faiss and torch wheels crash the process when both are loaded, and no ``except`` can catch that.
+        backend: ``torch`` or ``faiss``. On macOS the wheels of the two crash the process where both are loaded.
         empty: What becomes of a cluster without rows. ``farthest``: it moves to the row that is farthest from its own
             centroid, as in scikit-learn. ``keep``: its centroid stays, as in the DeepClusterV2 reference.
-        transfers: Whether cluster sizes count (Hartigan's rule, all rows at once, between a row's two nearest
-            centroids). None: yes where Euclidean and without `init`; there plain Lloyd is what callers compare with.
+        transfers: Whether cluster sizes count, see :func:`_transferred`. None: yes where Euclidean and without `init`;
+            there plain Lloyd is what callers compare with.
 
     Returns:
         Centroids, assignments, distances and inertia; assignments and inertia belong to the returned centroids.
@@ -102,29 +94,22 @@ def kmeans(
     Raises:
         UserError: An argument is out of range, `x` is not finite, or N < K.
 
-    Source: Lloyd 1982; transfers: Hartigan and Wong 1979, Telgarsky and Vattani 2010; spherical: Dhillon and Modha
-    2001, as DeepClusterV2 (SwAV paper, appendix) uses it.
+    Source: Lloyd 1982; spherical: Dhillon and Modha 2001, as DeepClusterV2 (SwAV paper, appendix) uses it.
     """
     rows = _checked_rows(x, "x")
     _check_arguments(rows, clusters, seed, iterations, restarts, init is not None, empty)
     starts = None if init is None else _checked_init(init, clusters, rows.shape[1])
-    if spherical:
-        shift, rows = np.zeros(rows.shape[1], np.float32), _unit(rows)
-        starts = None if starts is None else _unit(starts)
-    else:  # float32 distances lose their digits when the rows lie far from the origin, so move them there
-        shift = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-        rows = rows - shift
-        starts = None if starts is None else starts - shift
-    if transfers is None:
-        transfers = not spherical and init is None
-    elif transfers and spherical:
+    if transfers and spherical:
         raise expected("transfers", "false where `spherical`", True, "Leave it out: there is no such rule for cosines.")
+    sized = transfers if transfers is not None else not spherical and init is None
+    shift, rows = _moved(rows, spherical)
     results: list[KMeans] = []
     with _search(rows, spherical, backend, threads) as search, progress("k-means", None, "iterations") as bar:
         bar.total = restarts * (iterations + 1)
-        problem = _Problem(rows, search, iterations, spherical, empty, transfers, bar)
+        problem = _Problem(rows, search, iterations, spherical, empty, sized, bar)
         for restart in range(restarts):
-            results.append(_solve(problem, _draw(rows, clusters, seed, restart) if starts is None else starts))
+            first = _draw(rows, clusters, seed, restart) if starts is None else starts - shift
+            results.append(_solve(problem, _unit(first) if spherical else first))
     best = min(results, key=lambda result: result.inertia)  # the first one among equals
     return replace(best, centroids=best.centroids + shift)
 
@@ -203,6 +188,17 @@ def _checked_init(init: npt.ArrayLike, clusters: int, features: int) -> Floats:
     return starts
 
 
+def _moved(rows: Floats, spherical: bool) -> tuple[Floats, Floats]:
+    """Returns what was subtracted from every row, and the rows to cluster: unit rows where `spherical`.
+
+    Euclidean rows move to their mean, because float32 distances lose their digits far from the origin.
+    """
+    if spherical:
+        return np.zeros(rows.shape[1], np.float32), _unit(rows)
+    shift = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return shift, rows - shift
+
+
 def _draw(rows: Floats, clusters: int, seed: int, restart: int) -> Floats:
     chosen = np.random.default_rng([seed, restart]).choice(len(rows), clusters, replace=False)
     return rows[chosen]
@@ -238,7 +234,16 @@ def _solve(problem: _Problem, centroids: Floats) -> KMeans:
 
 
 def _transferred(members: Integers, squares: Floats, nearest: Integers, clusters: int) -> Integers:
-    """Moves every row to the better one of its two nearest clusters once sizes count; a cluster's only row stays."""
+    """Moves every row to the better one of its two nearest clusters once sizes count; a cluster's only row stays.
+
+    Lloyd's algorithm stops early where clusters are small: a row of a cluster of n pulls the centroid to itself, so
+    its own centroid looks nearer than it is. Here a row changes from cluster a to b when that lowers the inertia with
+    both centroids following, ``n_b / (n_b + 1) d_b^2 < n_a / (n_a - 1) d_a^2`` (Hartigan's rule, all rows at once). On
+    features of 30 rows a cluster this ends 1 to 2 % below the best of ten k-means++ starts of scikit-learn, without
+    that costly start.
+
+    Source: Hartigan and Wong 1979; Telgarsky and Vattani 2010.
+    """
     counts = np.bincount(members, minlength=clusters).astype(np.float32)
     own = nearest == members[:, None]
     size = counts[nearest]
@@ -308,13 +313,15 @@ def _search(rows: Floats, spherical: bool, backend: Backend, threads: int | None
     """Yields the search for the nearest centroids of every row; threads are as before afterwards."""
     if threads is not None and threads < 1:
         raise expected("threads", "at least 1", threads, "Pass 1 or more, or leave it out.")
-    faiss = _faiss(backend)
-    if faiss is None:
+    if backend not in ("torch", "faiss"):
+        raise unknown("backend", backend, ["torch", "faiss"])
+    if backend == "torch":
         import torch
 
         before, change = torch.get_num_threads(), torch.set_num_threads
         search = _torch_search(rows, spherical)
     else:
+        faiss = _faiss()
         before, change = faiss.omp_get_max_threads(), faiss.omp_set_num_threads
         search = _faiss_search(faiss, rows, spherical)
     if threads is not None:
@@ -324,32 +331,6 @@ def _search(rows: Floats, spherical: bool, backend: Backend, threads: int | None
     finally:
         if threads is not None:
             change(before)
-
-
-def _faiss(backend: Backend) -> Any:
-    """Returns the faiss module, or None for torch."""
-    if backend not in ("auto", "faiss", "torch"):
-        raise unknown("backend", backend, ["auto", "faiss", "torch"])
-    if backend == "torch" or (backend == "auto" and sys.platform == "darwin"):
-        return None
-    try:
-        import faiss
-    except ImportError as error:
-        if backend == "faiss":
-            raise expected("backend", "installed", "faiss", "Run pip install faiss-cpu, or pass auto.") from error
-        logger.info("faiss is not installed; k-means runs on torch, with the same result and about half as fast.")
-        return None
-    return faiss
-
-
-def _faiss_search(faiss: Any, rows: Floats, spherical: bool) -> Search:
-    metric = faiss.METRIC_INNER_PRODUCT if spherical else faiss.METRIC_L2
-
-    def search(centroids: Floats, count: int) -> tuple[Floats, Integers]:
-        squares, nearest = faiss.knn(rows, centroids, count, metric=metric)
-        return squares, nearest
-
-    return search
 
 
 def _torch_search(rows: Floats, spherical: bool) -> Search:
@@ -362,9 +343,28 @@ def _torch_search(rows: Floats, spherical: bool) -> Search:
         c = torch.from_numpy(centroids)
         # the nearest centroid has the largest x.c - |c|^2 / 2, because |x|^2 is the same for all of them
         half = torch.zeros(len(c)) if spherical else (c * c).sum(1) / 2
+        values, nearest = torch.empty(len(x), count), torch.empty(len(x), count, dtype=torch.long)
         size = max(1, _CHUNK // len(c))
-        found = [torch.addmm(half, part, c.T, beta=-1).topk(count, dim=1) for part in x.split(size)]
-        values, nearest = torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+        for part, *found in zip(x.split(size), values.split(size), nearest.split(size), strict=True):
+            torch.topk(torch.addmm(half, part, c.T, beta=-1), count, dim=1, out=tuple(found))
         return (values if spherical else lengths - 2 * values).numpy(), nearest.numpy()
+
+    return search
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise expected("backend", "installed", "faiss", "Run pip install faiss-cpu, or leave it out.") from error
+    return faiss
+
+
+def _faiss_search(faiss: Any, rows: Floats, spherical: bool) -> Search:
+    metric = faiss.METRIC_INNER_PRODUCT if spherical else faiss.METRIC_L2
+
+    def search(centroids: Floats, count: int) -> tuple[Floats, Integers]:
+        squares, nearest = faiss.knn(rows, centroids, count, metric=metric)
+        return squares, nearest
 
     return search

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import sklearn.cluster
 import torch
+from ferry import clustering
 from ferry.clustering import append_one_and_normalise, kmeans
 from ferry.common.errors import UserError
 
-BACKENDS = ["faiss", "torch"]
+BACKENDS = ["torch", "faiss"]
 
 
 def blobs(n=400, clusters=6, features=8, offset=0.0, seed=0):
@@ -60,13 +61,14 @@ def test_same_start_and_steps_as_scikit_learn_give_its_inertia_without_structure
     assert (found.assignments == peer.labels_).mean() > 0.99
 
 
-def test_same_start_and_steps_as_faiss_give_its_inertia():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_start_and_steps_as_faiss_give_its_inertia(backend):
     x = noise()
     start = drawn(x, 40)
     peer = faiss.Kmeans(12, 40, niter=5, min_points_per_centroid=1, max_points_per_centroid=10**6)
     peer.train(x, init_centroids=start)
     squares, nearest = peer.index.search(x, 1)
-    found = kmeans(x, 40, seed=0, iterations=5, init=start)
+    found = kmeans(x, 40, seed=0, iterations=5, init=start, backend=backend)
     assert found.inertia == pytest.approx(float(squares.sum()), rel=1e-3)
     assert (found.assignments == nearest[:, 0]).mean() > 0.99
 
@@ -113,18 +115,22 @@ def test_backends_agree(spherical):
     np.testing.assert_allclose(a.centroids, b.centroids, rtol=1e-5, atol=1e-6)
 
 
-def test_torch_takes_over_where_faiss_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
+def test_faiss_loads_on_request_only_because_on_macos_it_would_crash_beside_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)  # an import would raise
     x, truth = blobs()
     assert same_partition(kmeans(x, 6, seed=0, init=x[:6]).assignments, truth)
     with pytest.raises(UserError, match=r"`backend` to be installed, but got 'faiss'.*pip install faiss-cpu"):
         kmeans(x, 6, seed=0, backend="faiss")
 
 
-def test_macos_never_loads_faiss_unasked(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setitem(sys.modules, "faiss", None)  # an import would raise
-    assert kmeans(noise(50), 5, seed=0).centroids.shape == (5, 12)
+@pytest.mark.parametrize("chunk", [1, 90, 1 << 30])
+def test_the_size_of_a_block_changes_nothing(monkeypatch, chunk):
+    x = noise(300, 6)
+    whole = kmeans(x, 30, seed=0)
+    monkeypatch.setattr(clustering, "_CHUNK", chunk)
+    blocks = kmeans(x, 30, seed=0)
+    np.testing.assert_array_equal(blocks.assignments, whole.assignments)
+    np.testing.assert_allclose(blocks.centroids, whole.centroids, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -287,7 +293,7 @@ def test_append_one_and_normalise_is_the_formula_and_keeps_the_length():
         (lambda: kmeans(noise(5), 2, 0, restarts=2, init=noise(2)), "`restarts` to be 1 where `init` is given"),
         (lambda: kmeans(noise(5), 2, 0, init=noise(3)), r"`init` to be of shape \(2, 12\).*\(3, 12\)"),
         (lambda: kmeans(noise(5), 2, 0, threads=0), "`threads` to be at least 1"),
-        (lambda: kmeans(noise(5), 2, 0, backend="fais"), "`backend` to be one of auto, faiss, torch.*'faiss'"),
+        (lambda: kmeans(noise(5), 2, 0, backend="fais"), "`backend` to be one of torch, faiss.*'faiss'"),
         (lambda: kmeans(noise(5), 2, 0, empty="kep"), "`empty` to be one of.*Did you mean 'keep'"),
         (lambda: kmeans(noise(5), 2, 0, spherical=True, transfers=True), "`transfers` to be false where `spherical`"),
         (lambda: append_one_and_normalise([[np.nan]]), "`features` to be finite"),

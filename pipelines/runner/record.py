@@ -16,7 +16,7 @@ from ...common.parameters import from_mapping
 
 logger = logging.getLogger("ferry")
 
-_PACKAGES = ("ferry-fer", "torch", "torchvision", "faiss-cpu", "kfp", "mlflow", "numpy", "pyarrow", "scikit-learn")
+_PACKAGES = ("ferry-fer", "torch", "torchvision", "kfp", "mlflow", "numpy", "pyarrow", "scikit-learn")
 
 
 @dataclass
@@ -26,7 +26,7 @@ class TaskRecord:
     Attributes:
         name: Name within the pipeline.
         status: ``done``, ``failed``, or ``skipped`` where the run ended before it.
-        started: Start of the work (ISO 8601, UTC), or empty.
+        started: Start of the work (ISO 8601, UTC, to the millisecond), or empty.
         seconds: Seconds of work, without starting Python and handing over.
         exit_code: Exit code of the stage.
         error: Message of the stage, where it failed.
@@ -128,8 +128,8 @@ def now() -> str:
 
 
 def iso(seconds: float) -> str:
-    """Returns seconds since the epoch as ISO 8601, UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    """Returns seconds since the epoch as ISO 8601, UTC, to the millisecond: short stages begin in the same second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def package_versions() -> dict[str, str]:

@@ -56,7 +56,7 @@ def import_(
         source,
         output,
         layout,
-        options=pairs(option or []),
+        options=pairs(option or [], "--option", "--option label_map=joy=happiness"),
         overwrite=overwrite,
         splits=splits,
         holdout_fraction=holdout_fraction,
@@ -116,6 +116,8 @@ def render(
     """Render parametric faces that show the seven expressions."""
     from ...faces import render_faces
 
+    if count < 1:
+        raise expected("COUNT", "at least 1", count, "Pass a number such as 300.")
     if not 0 <= holdout < 1:
         raise expected("--holdout", "at least 0 and below 1", holdout, "Pass 0.2, or 0 for no split test.")
     splits = {"train": 1.0 - holdout, "test": holdout} if holdout > 0 else {"train": 1.0}

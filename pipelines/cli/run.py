@@ -41,6 +41,7 @@ def run(
     """Run a pipeline on this machine."""
     from dataclasses import asdict
 
+    from ...common.progress import duration
     from ..catalogue import find
     from ..runner import Home, RunFailed, load_record, run_local
 
@@ -65,6 +66,8 @@ def run(
         print_json(asdict(result.record))
         return
     summarise(result.record, place.root)
+    overhead = duration(result.record.overhead_seconds)
+    print(f"Time:    {duration(result.record.seconds)}, of which {overhead} starting stages and handing over")
     if output is not None:
         print(f"Copy:    {output}")
 
@@ -105,8 +108,13 @@ def mlflow_command(uri: str) -> str:
     return shlex.join([program, "ui", "--backend-store-uri", uri])
 
 
-def pairs(texts: list[str]) -> dict[str, str]:
+def pairs(texts: list[str], option: str = "--parameter", example: str = "-p seed=1") -> dict[str, str]:
     """Returns ``key=value`` texts as a mapping.
+
+    Args:
+        texts: What was given.
+        option: The option that it was given with, for messages.
+        example: How it is written right.
 
     Raises:
         UserError: A text has no ``=``, or a key comes twice.
@@ -115,7 +123,7 @@ def pairs(texts: list[str]) -> dict[str, str]:
     for text in texts:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
-            raise expected("--parameter", "KEY=VALUE", text, "Write, for example, -p seed=1.")
+            raise expected(option, "KEY=VALUE", text, f"Write, for example, {example}.")
         if key.strip() in found:
             raise expected(key.strip(), "given once", text, "Remove one of the two.")
         found[key.strip()] = value

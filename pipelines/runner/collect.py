@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,12 @@ def collect(record: RunRecord, folder: Path) -> None:
         record: The record to fill in.
         folder: The run's folder.
     """
-    declared = _declared(folder)
-    tasks = {name: TaskRecord(name) for name in declared}
+    specified = _specified(folder)
+    tasks = {name: TaskRecord(name) for name in specified}
     for name, task in tasks.items():
         _fill(task, folder / "stages" / f"{name}.json")
-        _verify(task, folder, declared[name])
+        _verify(task, folder, specified[name].outputs)
+        task.error = _in_terms_of_the_pipeline(task.error, specified[name].parameters)
     record.tasks = sorted(tasks.values(), key=lambda task: (task.started == "", task.started))
     record.warnings = [f"{task.name}: {warning}" for task in record.tasks for warning in task.warnings]
     record.overhead_seconds = round(max(record.seconds - sum(task.seconds for task in record.tasks), 0.0), 2)
@@ -43,8 +46,15 @@ def collect(record: RunRecord, folder: Path) -> None:
     _judge(record, folder)
 
 
-def _declared(folder: Path) -> dict[str, list[str]]:
-    """Returns the outputs of every task of the compiled pipeline that must be files or folders."""
+@dataclass(frozen=True)
+class _Task:
+    """What the compiled pipeline says of a task: outputs that must be files or folders; input to parameter name."""
+
+    outputs: list[str]
+    parameters: dict[str, str]
+
+
+def _specified(folder: Path) -> dict[str, _Task]:
     package = folder / "pipeline.yaml"
     if not package.exists():
         return {}
@@ -56,10 +66,30 @@ def _declared(folder: Path) -> dict[str, list[str]]:
     found = {}
     for name, task in spec["root"]["dag"]["tasks"].items():
         outputs = spec["components"][task["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
-        found[name] = [
-            output for output, entry in outputs.items() if entry["artifactType"]["schemaTitle"] not in _WITHOUT_FILES
-        ]
+        inputs = task.get("inputs", {}).get("parameters", {})
+        found[name] = _Task(
+            [output for output, kind in outputs.items() if kind["artifactType"]["schemaTitle"] not in _WITHOUT_FILES],
+            {key: at["componentInputParameter"] for key, at in inputs.items() if "componentInputParameter" in at},
+        )
     return found
+
+
+def _in_terms_of_the_pipeline(error: str, parameters: Mapping[str, str]) -> str:
+    """Lets a stage's error name the pipeline's parameters, which people can change, in place of the stage's inputs."""
+    if not parameters:
+        return error
+    names = "|".join(map(re.escape, parameters))
+    options = names.replace("_", "-")
+    said = (
+        rf"(?<=Expected `)(?P<field>{names})(?=` )|(?<![\w.])--(?P<option>{options})\b|(?<![\w.`])(?P<value>{names})="
+    )
+
+    def replaced(match: re.Match[str]) -> str:
+        if match["option"]:
+            return f"-p {parameters[match['option'].replace('-', '_')]}"
+        return parameters[match["field"]] if match["field"] else f"{parameters[match['value']]}="
+
+    return re.sub(said, replaced, error)
 
 
 def _fill(task: TaskRecord, path: Path) -> None:
@@ -84,16 +114,24 @@ def _fill(task: TaskRecord, path: Path) -> None:
 def _verify(task: TaskRecord, folder: Path, declared: list[str]) -> None:
     """Finds the outputs of a task; one that is missing makes it a failed one."""
     left = sorted((folder / "artifacts").glob(f"*/{task.name}/executor_output.json"))
-    if left:
-        values = json.loads(left[-1].read_text(encoding="utf-8"))
-        uris = {name: entry["artifacts"][0]["uri"] for name, entry in values.get("artifacts", {}).items()}
+    uris = _uris(left[-1]) if left else None
+    if uris is not None:
         task.artifacts = {name: uri for name, uri in uris.items() if Path(uri).exists()}
         if task.status == "skipped":  # it ran, but left no record of its own
             task.status = "done"
     missing = [name for name in declared if name not in task.artifacts]
-    if task.status == "done" and (missing or not left):
+    if task.status == "done" and (missing or uris is None):
         task.status, task.exit_code = "failed", 1
         task.error = f"The stage ended without an error but did not leave its output {', '.join(missing) or 'record'}."
+
+
+def _uris(output: Path) -> dict[str, str] | None:
+    """Returns where a task left its outputs, or None where kfp's executor could not finish writing that down."""
+    try:
+        values = json.loads(output.read_text(encoding="utf-8"))
+        return {name: entry["artifacts"][0]["uri"] for name, entry in values.get("artifacts", {}).items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _lift(record: RunRecord, task: TaskRecord) -> None:

@@ -22,6 +22,7 @@ from .process import Executor, stage_environment, termination_interrupts
 from .record import RunRecord, now, package_versions
 from .settle import close_tracking, open_tracking, remove_checkpoints, settle
 from .stages import modules_of
+from .watch import silent
 
 Say = Callable[[str], None]
 INTERRUPTED = "The run was interrupted; run the same command again to continue where it stopped."
@@ -143,7 +144,7 @@ def run_held(
     began = time.monotonic()
     try:
         with termination_interrupts():
-            _execute(pipeline, home, folder, record, say or (lambda _: None))
+            _execute(pipeline, home, folder, record, say or silent)
     except KeyboardInterrupt:
         record.end("interrupted", INTERRUPTED, RetryableError.exit_code)
     except BaseException as error:
@@ -163,6 +164,7 @@ def run_held(
 
 def _execute(pipeline: PipelineInfo, home: Home, folder: Path, record: RunRecord, say: Say) -> None:
     """Runs the tasks and puts into the record how kfp says that it ended."""
+    say(f"Run {record.id}, log {record.log}")
     (folder / "stages").mkdir()
     package, text = folder / "pipeline.yaml", compile_pipeline(pipeline)
     write_text(package, text)

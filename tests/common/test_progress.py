@@ -59,7 +59,10 @@ def test_the_state_file_is_whole_json_and_says_where_the_work_is(clock, tmp_path
         clock.now += 3
         bar.advance(6, note="loss 1.2")
         state = json.loads(path.read_text())
+    assert state.pop("id")
     assert state == {
+        "finished": False,
+        "said": [],
         "description": "training",
         "done": 6,
         "total": None,
@@ -69,6 +72,38 @@ def test_the_state_file_is_whole_json_and_says_where_the_work_is(clock, tmp_path
         "note": "loss 1.2",
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.json"]
+
+
+def test_the_state_file_says_when_the_work_is_finished_and_nothing_of_work_that_was_short(clock, tmp_path, monkeypatch):
+    path = tmp_path / "state.json"
+    monkeypatch.setenv(module.STATE_VARIABLE, str(path))
+    with Progress("decoding", 10) as bar:
+        clock.now += 1
+        bar.advance(10)
+    assert not path.exists()
+    with Progress("training", 10) as bar:
+        clock.now += 3
+        bar.advance(10)
+        first = json.loads(path.read_text())
+    last = json.loads(path.read_text())
+    assert (first["finished"], last["finished"]) == (False, True)
+    assert first["id"] == last["id"]
+
+
+def test_what_the_work_says_is_logged_and_left_for_the_watching_runner(clock, tmp_path, monkeypatch, caplog):
+    path = tmp_path / "state.json"
+    monkeypatch.setenv(module.STATE_VARIABLE, str(path))
+    with caplog.at_level(logging.INFO, "ferry"), Progress("training", 10) as bar:
+        bar.say("about 5 min")
+        assert json.loads(path.read_text())["said"] == ["about 5 min"]
+    assert [record.message for record in caplog.records] == ["training: about 5 min"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1234.5, "1,234/s"), (10.0, "10/s"), (2.0, "2/s"), (0.3671, "0.37/s"), (0, "0/s")]
+)
+def test_slow_rates_are_not_rounded_to_nothing(rate, text):
+    assert module.per_second(rate) == text
 
 
 def test_a_state_file_that_cannot_be_written_does_not_end_the_work(clock, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shlex
 import subprocess
@@ -68,9 +69,17 @@ def test_the_list_of_commands_above_is_whole(ferry):
         (("faces", "show", "nowhere"), "nowhere"),
         (("faces", "render", "10", "--style", "lines", "-o", "x"), "Did you mean 'line'?"),
         (("faces", "render", "10", "--holdout", "1", "-o", "x"), "Expected `--holdout` to be"),
+        (("faces", "render", "0", "-o", "x"), "Expected `COUNT` to be at least 1, but got 0."),
+        (("faces", "import", ".", "-o", "x", "--option", "a"), "Expected `--option` to be KEY=VALUE, but got 'a'"),
+        (("compile", "source", "-o", "folder"), "Expected `folder` to be a usable path, but got 'Is a directory'."),
+        (("compile", "source", "-o", "file/x.yaml"), "Expected `file` to be a usable path, but got 'File exists'."),
+        (("runs", "--home", "file/home"), "to be a usable path, but got 'Not a directory'. Check the path."),
+        (("compile", "source", "-o", 300 * "x"), "to be a usable path, but got 'File name too long'. Check the path."),
     ],
 )
 def test_wrong_input_ends_with_code_2_a_sentence_and_no_traceback(ferry, words, shown):
+    Path("file").touch()
+    Path("folder").mkdir()
     code, out, err = ferry(*words)
     assert code == 2
     assert shown in err
@@ -121,6 +130,7 @@ def a_record(**changes) -> RunRecord:
     record = RunRecord("20260101-000000-clup", "clup", {"seed": 1}, 1, "done", "2026-01-01T00:00:00+00:00", 62.0)
     record.metrics = {"adapted": row, "source": row}
     record.model = {"name": "m", "version": "3", "uri": "models:/m/3"}
+    record.overhead_seconds = 9.5
     record.mlflow = {"tracking_uri": "sqlite:////a home/mlflow.db", "run_id": "1"}
     for name, value in changes.items():
         setattr(record, name, value)
@@ -184,6 +194,7 @@ def test_run_shows_numbers_in_order_and_a_command_that_can_be_copied(ferry, pret
     lines = [line.split() for line in out.splitlines()]
     assert [line[0] for line in lines if line and line[0] in ("source-only", "adapted")] == ["source-only", "adapted"]
     assert "1,200" in out
+    assert "Time:    1 min 2 s, of which 9.5 s starting stages and handing over" in out
     assert "a line for people" in err
     command = next(line.split(":", 1)[1].strip() for line in out.splitlines() if line.startswith("MLflow:"))
     words = shlex.split(command)
@@ -269,6 +280,28 @@ def test_ctrl_c_ends_with_75_and_a_word(ferry, monkeypatch):
     code, _, err = ferry("run", "clup")
     assert code == 75
     assert "interrupted" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 75, "Free some space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "Expected `/x/y` to be writable"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 75, "but got 'Connection reset by peer'"),
+        (TimeoutError(), 75, "but got 'TimeoutError'"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence_too(ferry, monkeypatch, error, code, shown):
+    from ferry.pipelines import catalogue
+
+    def refuse(name):
+        raise error
+
+    monkeypatch.setattr(catalogue, "find", refuse)
+    found, _, err = ferry("parameters", "clup")
+    assert found == code
+    assert err.startswith("ferry: Expected `")
+    assert shown in err
 
 
 def test_a_home_in_use_is_refused_with_75(ferry, tmp_path):

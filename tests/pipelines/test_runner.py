@@ -89,6 +89,11 @@ def test_a_line_per_stage_is_said(finished):
     assert any("note: look here" in line for line in lines)
 
 
+def test_the_first_line_says_where_the_run_and_its_log_are(finished):
+    _, result, lines = finished
+    assert lines[0] == f"Run {result.folder.name}, log {result.folder / 'log.txt'}"
+
+
 @pytest.fixture
 def again(finished, tmp_path):
     """A copy of the finished run's folder and its record, as before collecting."""
@@ -141,6 +146,42 @@ def test_a_task_without_a_declared_output_fails_the_run(again):
     collect(record, folder)
     assert record.status == "failed"
     assert "did not leave its output data" in record.error
+
+
+@pytest.mark.parametrize("text", ["", '{"artifacts": {"result": {"art', '{"artifacts": {"result": {}}}', "[]"])
+def test_a_task_whose_list_of_outputs_is_damaged_fails_the_run(again, text):
+    folder, record = again
+    next((folder / "artifacts").glob("*/second/executor_output.json")).write_text(text)
+    collect(record, folder)
+    assert (record.status, record.exit_code) == ("failed", 1)
+    assert status_of(record, "second").status == "failed"
+    assert status_of(record, "first").status == "done"
+
+
+def test_tasks_are_in_the_order_in_which_they_began_also_within_a_second(again):
+    folder, record = again
+    for name, started in (("first", 5.75), ("second", 5.25)):
+        path = folder / "stages" / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "started": started}))
+    collect(record, folder)
+    assert [task.name for task in record.tasks] == ["second", "first"]
+
+
+def test_an_error_names_the_parameter_of_the_pipeline_and_not_the_input_of_the_stage(again):
+    folder, record = again
+    package = folder / "pipeline.yaml"
+    text = package.read_text()
+    assert text.count("componentInputParameter: mode") == 1
+    package.write_text(text.replace("componentInputParameter: mode", "componentInputParameter: toy_mode"))
+    path = folder / "stages" / "first.json"
+    error = "Expected `mode` to be fine, but got 'mode'. Pass mode=fine or --mode, not toy_mode=1, --modes or x.mode=1."
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "failed", "exit_code": 2, "error": error}))
+    record.status = "failed"
+    collect(record, folder)
+    assert record.error == (
+        "Expected `toy_mode` to be fine, but got 'mode'. "
+        "Pass toy_mode=fine or -p toy_mode, not toy_mode=1, --modes or x.mode=1."
+    )
 
 
 def test_outputs_that_are_numbers_only_need_no_file(again):

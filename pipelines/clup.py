@@ -20,6 +20,7 @@ def clup(
     target: str,
     source: str,
     holdout: str = "",
+    source_trust: bool = False,
     target_layout: str = "auto",
     target_split: str = "train",
     holdout_layout: str = "auto",
@@ -27,12 +28,12 @@ def clup(
     holdout_allow_overlap: bool = False,
     holdout_classes: str = "",
     labelling_score: str = "purity",
-    labelling_teacher: str = "source",
+    labelling_teacher: str = "auto",
     labelling_clusters: int = 0,
     labelling_keep: float = 0.0,
     pretraining: str = "swav",
     pretraining_preset: str = "small",
-    pretraining_init: str = "random",
+    pretraining_init: str = "auto",
     pretraining_epochs: int = 0,
     pretraining_batch_size: int = 0,
     pretraining_prototypes: int = 0,
@@ -52,6 +53,7 @@ def clup(
         target: [required] Unlabelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
         source: [required] Source model: a Ferry model, an ONNX or TorchScript file with sidecar, or models:/NAME@ALIAS.
         holdout: [optional] Labelled faces of the target domain for evaluation; empty for a report without accuracy.
+        source_trust: [optional] Open a source model that is a TorchScript file: it runs code from the file.
         target_layout: [optional] Layout of the target, or auto.
         target_split: [optional] Split of the target to adapt to; empty for all.
         holdout_layout: [optional] Layout of the holdout, or auto.
@@ -59,12 +61,14 @@ def clup(
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
         holdout_classes: [optional] Classes of the holdout that count, separated by commas; empty for all.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
-        labelling_teacher: [optional] Who labels: the source model, or adabn, the same with the target's statistics.
+        labelling_teacher: [optional] Who labels: source, adabn (source with the target's statistics), or auto: adabn
+            where it can be made.
         labelling_clusters: [optional] Number of k-means clusters; 0 for the rule.
         labelling_keep: [optional] Fraction of each class that is kept; 0 for the rule.
         pretraining: [optional] swav, deepcluster, or none.
         pretraining_preset: [optional] small (minutes on a CPU) or published (GPUs).
-        pretraining_init: [optional] First weights: random, source, or the folder of a saved model.
+        pretraining_init: [optional] First weights: random, source, the folder of a saved model, or auto: the source's
+            in the preset small where they are known, random in published.
         pretraining_epochs: [optional] Passes over the target; 0 for the preset's.
         pretraining_batch_size: [optional] Images per step; 0 for the preset's.
         pretraining_prototypes: [optional] Number of prototypes; 0 for the rule.
@@ -79,14 +83,15 @@ def clup(
         seed: [optional] Fixes the run.
     """
     unlabelled = import_target(source=target, layout=target_layout, split=target_split)
+    given = import_model(source=source, trust=source_trust)
     labelled = import_holdout(
         target=unlabelled.outputs["faces"],
+        model=given.outputs["model"],
         source=holdout,
         layout=holdout_layout,
         split=holdout_split,
         allow_overlap=holdout_allow_overlap,
     )
-    given = import_model(source=source)
     inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
     statistics = re_estimate_statistics(**inputs)
     labels = pseudo_label(
@@ -109,7 +114,7 @@ def clup(
         learning_rate=pretraining_learning_rate,
         precision=precision,
         seed=seed,
-    )
+    ).after(labelled)  # which it does not see: a wrong holdout is found before the hours of training
     adapted = fine_tune(
         **inputs,
         pretrained=encoder.outputs["encoder"],
@@ -162,8 +167,9 @@ def check(values: Mapping[str, Any]) -> None:
         check_split(f"{name}_split", values[f"{name}_split"])
     check_precision(values["precision"])
     _check_pretraining(values)
-    if values["labelling_teacher"] not in ("source", "adabn"):
-        raise unknown("labelling_teacher", values["labelling_teacher"], ("source", "adabn"))
+    teachers = ("auto", "source", "adabn")
+    if values["labelling_teacher"] not in teachers:
+        raise unknown("labelling_teacher", values["labelling_teacher"], teachers)
     names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
     FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
     if values["finetuning_mixup"] < 0:
@@ -175,10 +181,12 @@ def check(values: Mapping[str, Any]) -> None:
             keep=values["labelling_keep"] or None,
         )
     _check_scored(values)
+    _check_foreign(values)
+    _check_name(values["model_name"])
 
 
 def _check_pretraining(values: Mapping[str, Any]) -> None:
-    from ..common.errors import expected, unknown
+    from ..common.errors import closest, expected, unknown
     from ..pretraining.config import preset
 
     if values["pretraining"] not in ("swav", "deepcluster", "none"):
@@ -187,21 +195,48 @@ def _check_pretraining(values: Mapping[str, Any]) -> None:
         fields = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
         changes = {name: values[f"pretraining_{name}"] for name in fields}
         preset(values["pretraining"], values["pretraining_preset"], **changes)
+        init, words = values["pretraining_init"], ("auto", "random", "source")
+        if init not in (*words, "") and not (Path(init) / "model.json").is_file():
+            fix = closest(init, words).strip() or "Check the path."
+            raise expected("pretraining_init", "auto, random, source or the folder of a saved model", init, fix)
     elif values["finetuning_start"] == "pretrained":
         fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."
         raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
 
 
 def _check_scored(values: Mapping[str, Any]) -> None:
-    """Finds a misspelt class now and not after the training, where the source model is a folder that names its own."""
+    """Finds a misspelt class now and not after the training; the classes of an imported holdout are always these."""
     from ..common.errors import unknown
-    from ..common.files import read_json
+    from ..faces.schema import EXPRESSIONS
+
+    for name in filter(None, map(str.strip, values["holdout_classes"].split(","))):
+        if name not in EXPRESSIONS:
+            raise unknown("holdout_classes", name, EXPRESSIONS)
+
+
+def _check_foreign(values: Mapping[str, Any]) -> None:
+    """Finds now what needs the weights of a source model that gives none."""
+    from ..common.errors import expected
     from .catalogue import REMOTE
 
-    description = Path(values["source"]).expanduser() / "model.json"
-    if not values["holdout_classes"].strip() or values["source"].startswith(REMOTE) or not description.is_file():
+    path = Path(values["source"]).expanduser()
+    if values["source"].startswith(REMOTE) or not path.exists() or (path / "model.json").is_file():
         return
-    known = read_json(description, "source").get("classes") or []
-    for name in filter(None, map(str.strip, values["holdout_classes"].split(","))):
-        if known and name not in known:
-            raise unknown("holdout_classes", name, known)
+    for name, needs, others in (
+        ("labelling_teacher", ("adabn",), "auto or source"),
+        ("pretraining_init", ("source",), "auto, random or the folder of a saved model"),
+        ("finetuning_start", ("source", "adabn"), "pretrained or scratch"),
+    ):
+        if values[name] in needs:
+            fix = "The weights of a foreign model cannot be trained; only what it predicts is used."
+            raise expected(name, f"{others} for the foreign source model {path.name}", values[name], fix)
+
+
+def _check_name(name: str) -> None:
+    """Finds a name that the registry would refuse after the training."""
+    from ..common.errors import expected
+
+    if any(sign in name for sign in "/:@'\"") or (name and not name.strip()):
+        raise expected(
+            "model_name", "free of / : @ and quotes", name, "Pass a name such as ferry-clup, or an empty one."
+        )

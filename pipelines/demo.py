@@ -23,14 +23,8 @@ SIZE = 48
 SOURCE_PARAMETERS: dict[str, Any] = {"training_epochs": 8, "network_width": 16}
 """Budget of the demo's source model: enough that more epochs change its target accuracy little."""
 
-CLUP_PARAMETERS: dict[str, Any] = {
-    "labelling_teacher": "adabn",
-    "pretraining_init": "source",
-    "pretraining_epochs": 8,
-    "pretraining_learning_rate": 0.2,
-    "model_name": "ferry-demo",
-}
-"""Choices and budget of the demo's adaptation: minutes on a CPU, hence a pretraining that starts from the source."""
+CLUP_PARAMETERS: dict[str, Any] = {"model_name": "ferry-demo"}
+"""The demo's adaptation is the pipeline's defaults."""
 
 SOURCE_FACES = 6000
 TARGET_FACES = 5000

@@ -11,7 +11,7 @@ def pseudo_label(
     target: dsl.Input[dsl.Dataset],
     source: dsl.Input[dsl.Model],
     adabn: dsl.Input[dsl.Model],
-    teacher: str = "source",
+    teacher: str = "auto",
     score: str = "purity",
     clusters: int = 0,
     keep: float = 0.0,
@@ -24,7 +24,7 @@ def pseudo_label(
         target: Unlabelled target faces.
         source: The source model.
         adabn: The source model with the target's statistics.
-        teacher: Which of the two gives labels and features: source or adabn.
+        teacher: Which of the two gives labels and features: source, adabn, or auto (adabn where it could be made).
         score: purity or confidence.
         clusters: Number of clusters K; 0 for the rule.
         keep: Fraction r that is kept per class; 0 for the rule.

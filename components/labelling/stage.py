@@ -34,7 +34,7 @@ def labelling_stage(
     Args:
         target: Unlabelled faces.
         models: The possible teachers by name.
-        teacher: Name of the teacher.
+        teacher: Name of the teacher, or ``auto``: ``adabn``, and ``source`` where that could not be made.
         output: The PseudoLabels folder to make.
         record: Receives warnings (classes that lost all their samples) and facts.
         score: ``purity`` or ``confidence``.
@@ -48,8 +48,10 @@ def labelling_stage(
     Raises:
         UserError: The teacher is unknown or cannot exist for this source.
     """
-    if teacher not in models:
-        raise unknown("labelling_teacher", teacher, sorted(models))
+    if teacher not in (*models, "auto"):
+        raise unknown("labelling_teacher", teacher, ("auto", *sorted(models)))
+    if teacher == "auto":
+        teacher = "source" if skipped_reason(models["adabn"]) else "adabn"
     reason = skipped_reason(models[teacher])
     if reason:
         raise expected("labelling_teacher", "source for this model", teacher, reason)
@@ -65,5 +67,5 @@ def labelling_stage(
             f"No pseudo-label of {name} was kept ({reason}): the adapted model cannot learn it. "
             "More clusters, a larger labelling_keep or labelling_score=confidence may bring it back."
         )
-    record.facts.update(kept=kept, clusters=found.summary["clusters"]["k"], lost_classes=sorted(lost))
+    record.facts.update(teacher=teacher, kept=kept, clusters=found.summary["clusters"]["k"], lost_classes=sorted(lost))
     return {"kept": kept, "images": len(faces), "lost_classes": ", ".join(sorted(lost))}

@@ -12,7 +12,7 @@ def pretrain(
     source: dsl.Input[dsl.Model],
     method: str = "swav",
     preset: str = "small",
-    init: str = "random",
+    init: str = "auto",
     epochs: int = 0,
     batch_size: int = 0,
     prototypes: int = 0,
@@ -28,7 +28,7 @@ def pretrain(
         source: The source model; gives the architecture.
         method: swav, deepcluster, or none.
         preset: small or published.
-        init: random, source, or a folder of a saved model.
+        init: random, source, a folder of a saved model, or auto for the preset's.
         epochs: Passes over the target; 0 for the preset's.
         batch_size: Images per step; 0 for the preset's.
         prototypes: Number of prototypes; 0 for the rule.

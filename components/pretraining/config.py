@@ -26,7 +26,8 @@ class PretrainingConfig:
     Attributes:
         method: ``swav`` (Caron et al. 2020) or ``deepcluster`` (DeepClusterV2, same paper, appendix).
         preset: Where the other values came from.
-        init: Where the encoder starts: ``random``, ``source``, or a folder of a saved encoder or classifier.
+        init: Where the encoder starts: ``random``, ``source``, a folder of a saved encoder or classifier, or ``auto``:
+            ``source`` where the source model's weights are known, ``random`` where it is a foreign one.
         epochs: Passes over the target.
         batch_size: Images per step over all processes.
         prototypes: Number of prototypes K; 0 takes :func:`suggest_prototypes`.
@@ -56,7 +57,7 @@ class PretrainingConfig:
 
     method: MethodName = "swav"
     preset: Preset = "small"
-    init: str = "random"
+    init: str = "auto"
     epochs: int = 20
     batch_size: int = 128
     prototypes: int = 0
@@ -143,6 +144,7 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # SwAV, 200 to 400 epochs at batch 256 (official script). It starts the queue at epoch 15; 1,680 steps are 15
     # epochs of FER2013's 28,709 images, while those of ImageNet would never be reached on a face set.
     ("swav", "published"): {
+        "init": "random",
         "epochs": 200,
         "batch_size": 256,
         "prototypes": 3000,
@@ -161,6 +163,7 @@ _PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     # DeepClusterV2, 400 epochs (official script for batch 4,096), at batch and learning rate of SwAV above.
     ("deepcluster", "published"): {
+        "init": "random",
         "epochs": 400,
         "batch_size": 256,
         "prototypes": 3000,
@@ -187,8 +190,8 @@ _ZERO_IS_PRESET = ("epochs", "batch_size", "prototypes", "learning_rate")
 def preset(method: str, name: str, **changes: Any) -> PretrainingConfig:
     """Returns a preset with changes.
 
-    Kubeflow's form knows no empty numbers: None, an empty string, ``auto`` as precision, and zero where it could not
-    be meant (epochs, batch_size, prototypes, learning_rate) keep the preset's value.
+    Kubeflow's form knows no empty numbers: None, an empty string, ``auto``, and zero where it could not be meant
+    (epochs, batch_size, prototypes, learning_rate) keep the preset's value.
 
     Args:
         method: ``swav`` or ``deepcluster``.
@@ -217,7 +220,7 @@ def preset(method: str, name: str, **changes: Any) -> PretrainingConfig:
 
 
 def _is_left_open(key: str, value: Any) -> bool:
-    if value is None or value == "" or (key == "precision" and value == "auto"):
+    if value is None or value in ("", "auto"):
         return True
     return key in _ZERO_IS_PRESET and value in (0, "0", "0.0")
 

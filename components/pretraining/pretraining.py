@@ -154,7 +154,7 @@ def first_encoder(model: SourceModel, config: PretrainingConfig, *, input_size: 
 
     Args:
         model: The source model.
-        config: Its ``init`` decides: ``random``, ``source``, or a folder of a saved model.
+        config: Its ``init`` decides: ``random``, ``source``, ``auto``, or a folder of a saved model.
         input_size: Input size in pixels of a random start; 0 takes that of a source model of Ferry, and 48 for a
             foreign one, whose size says nothing about the target's budget.
         backbone: Name of the backbone of a random start; empty takes the source's, or ``resnet10`` for a foreign one.
@@ -163,16 +163,19 @@ def first_encoder(model: SourceModel, config: PretrainingConfig, *, input_size: 
         UserError: The source model has no weights to start from, or the folder holds no model.
     """
     classifier = model.classifier
-    if config.init == "source":
+    init = config.init
+    if init == "auto":
+        init = "source" if classifier is not None and not input_size and not backbone else "random"
+    if init == "source":
         if classifier is None:
             fix = "A foreign model gives no weights: choose random, or a saved encoder."
-            raise expected("pretraining_init", "random or a folder for this source", config.init, fix)
+            raise expected("pretraining_init", "random or a folder for this source", init, fix)
         return copy.deepcopy(classifier.encoder)
-    if config.init != "random":
-        if not is_saved_model(config.init):
-            fix = "Pass random, source, or a folder with model.safetensors and model.json."
-            raise expected("pretraining_init", "random, source or a saved model", config.init, fix)
-        return load_encoder(config.init)
+    if init != "random":
+        if not is_saved_model(init):
+            fix = "Pass auto, random, source, or a folder with model.safetensors and model.json."
+            raise expected("pretraining_init", "auto, random, source or a saved model", init, fix)
+        return load_encoder(init)
     if classifier is not None and not backbone:
         base = classifier.architecture.backbone
         architecture = Architecture(**{**asdict(base), "input_size": input_size or base.input_size})

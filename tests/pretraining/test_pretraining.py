@@ -45,7 +45,7 @@ def test_the_stage_writes_an_encoder_with_its_history_and_lineage(faces, source,
     run_stage(faces, source, tmp_path / "out", record, method=method, name="small", **QUICK)
     info, training = load_info(tmp_path / "out"), load_training(tmp_path / "out")
     assert (info.kind, info.method, info.classes) == ("encoder", method, None)
-    assert info.lineage == {"target": open_unlabelled(faces).digest, "start": "fresh"}
+    assert info.lineage == {"target": open_unlabelled(faces).digest, "start": load_encoder(source).info.digest}
     assert training["chance_loss"] == pytest.approx(chance_loss(8))
     assert training["settings"]["prototypes"] == training["prototypes"] == record.facts["prototypes"] == 8
     epoch = training["history"][-1]
@@ -77,11 +77,11 @@ def test_a_random_start_has_the_sources_architecture_and_normalisation(source):
     from ferry.networks import load_source
 
     model = load_source(source)
-    encoder = first_encoder(model, preset("swav", "small"))
+    encoder = first_encoder(model, preset("swav", "small", init="random"))
     assert encoder.architecture == ARCHITECTURE
     assert encoder.normalisation == model.classifier.normalisation
     assert not same(encoder, model.classifier.encoder)
-    assert same(encoder, first_encoder(model, preset("swav", "small")))
+    assert same(encoder, first_encoder(model, preset("swav", "small", init="random")))
     other = first_encoder(model, preset("swav", "small"), backbone="resnet18")
     assert (other.architecture.name, other.architecture.input_size) == ("resnet18", 16)
     assert first_encoder(model, preset("swav", "small"), input_size=32).architecture.input_size == 32
@@ -94,12 +94,21 @@ def test_a_start_from_the_source_is_a_copy_of_its_encoder():
     assert encoder is not classifier.encoder
 
 
+@pytest.mark.parametrize(("name", "from_source"), [("small", True), ("published", False)])
+def test_without_a_choice_small_starts_from_the_source_and_published_at_random(source, name, from_source):
+    from ferry.networks import load_source
+
+    model = load_source(source)
+    for given in ({}, {"init": ""}, {"init": "auto"}):
+        assert same(first_encoder(model, preset("swav", name, **given)), model.classifier.encoder) == from_source
+
+
 def test_a_start_from_a_folder_takes_encoders_and_classifiers(source, tmp_path):
     model = FerrySource(build_classifier(ARCHITECTURE, EXPRESSIONS, seed=9))
     save_model(build_encoder(ARCHITECTURE, 4), tmp_path / "encoder", method="swav", lineage={})
     for folder in (tmp_path / "encoder", source):
         assert same(first_encoder(model, preset("swav", "small", init=str(folder))), load_encoder(folder))
-    with pytest.raises(UserError, match=r"`pretraining_init` to be random, source or a saved model.*nowhere"):
+    with pytest.raises(UserError, match=r"`pretraining_init` to be auto, random, source or a saved model.*nowhere"):
         first_encoder(model, preset("swav", "small", init="nowhere"))
 
 

@@ -1,0 +1,59 @@
+"""The labelling stage on artifacts: who labels, and what it leaves behind."""
+
+from __future__ import annotations
+
+import pytest
+from ferry.common.errors import UserError
+from ferry.common.stage import StageRecord
+from ferry.faces import drop_labels, render_faces
+from ferry.faces.pseudo_labels import PseudoLabels
+from ferry.labelling.stage import labelling_stage
+from ferry.networks import Architecture, build_classifier, save_model
+from ferry.networks.trained import skip_model
+
+CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+CHOICES = {"score": "purity", "clusters": 5, "keep": 0.5, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("target")
+    render_faces(folder / "labelled", 70, "shaded", 0, size=16, splits={"train": 1.0})
+    drop_labels(folder / "labelled", folder / "unlabelled")
+    return folder / "unlabelled"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two teachers that differ, so that a table shows which of them labelled."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("source", "adabn")):
+        model = build_classifier(Architecture(width=4, input_size=16), CLASSES, seed=seed)
+        save_model(model.eval(), folder / name, method=name, lineage={})
+    return {name: folder / name for name in ("source", "adabn")}
+
+
+def labels_of(target, models, teacher, output):
+    record = StageRecord("pseudo-label")
+    labelling_stage(target, models, teacher, output, record, **CHOICES)
+    return PseudoLabels.load(output).columns.teacher.tolist(), record.facts["teacher"]
+
+
+def test_auto_takes_the_teacher_with_the_targets_statistics(target, models, tmp_path):
+    found = {name: labels_of(target, models, name, tmp_path / name) for name in ("auto", "adabn", "source")}
+    assert found["auto"] == found["adabn"]
+    assert found["auto"][0] != found["source"][0]
+    assert [found[name][1] for name in ("auto", "source")] == ["adabn", "source"]
+
+
+def test_auto_takes_the_source_where_its_statistics_cannot_be_re_estimated(target, models, tmp_path):
+    skip_model(tmp_path / "skipped", "The source is a foreign model.")
+    given = {**models, "adabn": tmp_path / "skipped"}
+    assert labels_of(target, given, "auto", tmp_path / "auto") == labels_of(target, models, "source", tmp_path / "own")
+    with pytest.raises(UserError, match=r"`labelling_teacher` to be source for this model.*foreign model"):
+        labels_of(target, given, "adabn", tmp_path / "out")
+
+
+def test_an_unknown_teacher_is_refused_with_the_closest_name(target, models, tmp_path):
+    with pytest.raises(UserError, match=r"`labelling_teacher` to be one of auto, adabn, source.*Did you mean 'adabn'"):
+        labels_of(target, models, "adabm", tmp_path / "out")

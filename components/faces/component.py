@@ -26,6 +26,7 @@ def import_target(faces: dsl.Output[dsl.Dataset], source: str, layout: str = "au
 def import_holdout(
     faces: dsl.Output[dsl.Dataset],
     target: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
     source: str = "",
     layout: str = "auto",
     split: str = "test",
@@ -36,6 +37,7 @@ def import_holdout(
     Args:
         faces: The Faces artifact, with labels.
         target: The target; a picture that is in both is an error.
+        model: The source model; other classes than the holdout's are an error.
         source: Folder, file or s3://bucket/prefix, or an existing Faces folder; empty for none.
         layout: Name of the layout, or auto.
         split: The split to take where the layout has several; empty takes all.
@@ -45,7 +47,6 @@ def import_holdout(
     from ferry.faces.stage import holdout_stage
 
     with stage("import-holdout") as record:
-        found = holdout_stage(
-            source, faces.path, target.path, record, layout=layout, split=split, allow_overlap=allow_overlap
-        )
+        choices: dict[str, str] = dict(layout=layout, split=split, classes=model.metadata.get("classes", ""))
+        found = holdout_stage(source, faces.path, target.path, record, allow_overlap=allow_overlap, **choices)
         faces.metadata.update(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..common.errors import expected
 from ..common.stage import StageRecord
 from .duplicates import require_disjoint, shared_faces
 from .importing import import_faces
@@ -43,8 +44,11 @@ def holdout_stage(
     layout: str,
     split: str,
     allow_overlap: bool,
+    classes: str = "",
 ) -> dict[str, Any]:
-    """Imports labelled faces and compares them with the target.
+    """Imports labelled faces and compares them with the target, and their classes with the source model's.
+
+    All of that would come to light in the evaluation too, but only after the training.
 
     Args:
         source: Folder, file, or s3://bucket/prefix; empty for an empty holdout.
@@ -54,18 +58,20 @@ def holdout_stage(
         layout: Name of the layout, or auto.
         split: The split to take; empty takes all, as one.
         allow_overlap: Whether a picture may be in both.
+        classes: Classes of the source model in order, separated by commas; empty where they are not known.
 
     Returns:
         Metadata of the artifact.
 
     Raises:
-        UserError: A picture is in both, or the layout has no labels.
+        UserError: A picture is in both, the layout has no labels, or the classes are others than the model's.
     """
     if not source:
         record.warn("No holdout was given: the report can say nothing about accuracy.")
         write_faces(output, {"test": []}, classes=EXPRESSIONS, provenance={"layout": "none"}, overwrite=True)
         return {"images": 0, "labelled": True}
     report = import_faces(source, output, layout, overlap="allow", overwrite=True, **_wanted(split, TEST))
+    _require_classes(report, source, classes)
     training, holdout = open_unlabelled(target), open_faces(output)
     if allow_overlap:
         shared = len(shared_faces(training, holdout))
@@ -76,6 +82,16 @@ def holdout_stage(
         listing = Path(output).with_name(f"{Path(output).name}.overlap.csv")
         require_disjoint(training, holdout, fix=fix, listing=listing)
     return _describe(report, record)
+
+
+def _require_classes(report: ImportReport, source: str, classes: str) -> None:
+    if report.classes is None:
+        fix = "Name a layout with labels (--layout; see: ferry faces layouts), or give no holdout."
+        raise expected("holdout", "labelled", f"{source} in the layout {report.layout}, without labels", fix)
+    found = ", ".join(report.classes)
+    if classes and found != ", ".join(name.strip() for name in classes.split(",")):
+        fix = "Take a source model with the holdout's classes (a sidecar may leave outputs out), or give no holdout."
+        raise expected("holdout", f"labelled with the source model's classes, {classes}", found, fix)
 
 
 def _wanted(split: str, name: str) -> dict[str, str]:

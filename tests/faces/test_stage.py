@@ -95,3 +95,33 @@ def test_without_a_source_the_holdout_is_empty_and_says_so(source, tmp_path):
 def test_a_split_that_is_not_there_is_named(source, tmp_path):
     with pytest.raises(UserError, match="14 of split train, 7 of split validation, 21 of split test"):
         import_target(source, tmp_path / "target", "tets")
+
+
+def labelled_with(classes, source, tmp_path, layout="auto"):
+    write_faces(tmp_path / "other", {"train": faces(100, 7)}, classes=EXPRESSIONS)
+    import_target(tmp_path / "other", tmp_path / "target", "")
+    record = StageRecord("import-holdout")
+    arguments = {"layout": layout, "split": "", "allow_overlap": False, "classes": classes}
+    return holdout_stage(str(source), tmp_path / "holdout", tmp_path / "target", record, **arguments)
+
+
+@pytest.mark.parametrize("classes", [",".join(EXPRESSIONS), ", ".join(EXPRESSIONS), ""])
+def test_a_holdout_with_the_classes_of_the_source_model_is_taken(source, tmp_path, classes):
+    assert labelled_with(classes, source, tmp_path)["images"] == 42
+
+
+@pytest.mark.parametrize("names", [EXPRESSIONS[:6], EXPRESSIONS[::-1], (*EXPRESSIONS, "contempt")])
+def test_a_holdout_with_other_classes_than_the_source_model_is_refused_before_anything_is_trained(
+    source, tmp_path, names
+):
+    with pytest.raises(UserError) as raised:
+        labelled_with(", ".join(names), source, tmp_path)
+    assert f"Expected `holdout` to be labelled with the source model's classes, {', '.join(names)}" in str(raised.value)
+
+
+def test_a_holdout_without_labels_is_refused(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for record in faces(0, 3):
+        (tmp_path / "pictures" / record.key).write_bytes(record.image)
+    with pytest.raises(UserError, match="Expected `holdout` to be labelled, but got '.*in the layout flat, without"):
+        labelled_with(", ".join(EXPRESSIONS), tmp_path / "pictures", tmp_path)

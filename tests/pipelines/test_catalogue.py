@@ -39,6 +39,13 @@ def test_parameters_are_in_the_order_of_the_signature_and_have_defaults():
         ("clup", {"pretraining_preset": "smal"}, "Did you mean 'small'?"),
         ("clup", {"pretraining": "none"}, "Expected `finetuning_start` to be another than pretrained"),
         ("clup", {"pretraining_epochs": -1}, "pretraining_epochs"),
+        ("clup", {"pretraining_init": "sorce"}, "Did you mean 'source'?"),
+        (
+            "clup",
+            {"pretraining_init": "there/is/none"},
+            "Expected `pretraining_init` to be auto, random, source or the",
+        ),
+        ("clup", {"source_trust": "perhaps"}, "Expected `source_trust` to be true or false"),
         ("clup", {"labelling_score": "purty"}, "Expected `labelling_score` to be one of purity, confidence"),
         ("clup", {"labelling_keep": "2"}, "Expected `labelling_keep` to be above 0 and at most 1"),
         ("clup", {"labelling_clusters": "-1"}, "Expected `labelling_clusters` to be at least 1"),
@@ -90,8 +97,39 @@ def test_local_paths_become_absolute_and_addresses_stay(tmp_path, monkeypatch):
     assert with_local_paths(find("clup"), {**values, "holdout": ""})["holdout"] == ""
 
 
-def test_a_misspelt_class_of_the_holdout_is_found_before_the_training(tmp_path):
-    (tmp_path / "model.json").write_text('{"classes": ["anger", "sadness"]}')
-    checked("clup", source=str(tmp_path), holdout_classes="anger, sadness")
+def test_a_misspelt_class_of_the_holdout_is_found_before_the_training():
+    checked("clup", holdout_classes="anger, sadness")
     with pytest.raises(UserError, match="Did you mean 'sadness'"):
-        checked("clup", source=str(tmp_path), holdout_classes="anger,sadnes")
+        checked("clup", holdout_classes="anger,sadnes")
+
+
+@pytest.mark.parametrize("name", ["a/b", "a:1", "a@b", "it's", ' "x"', " "])
+def test_a_name_that_the_registry_would_refuse_is_found_before_the_training(name):
+    with pytest.raises(UserError, match="Expected `model_name` to be free of"):
+        checked("clup", model_name=name)
+
+
+def test_a_first_model_of_the_pretraining_must_be_there(tmp_path):
+    (tmp_path / "model.json").touch()
+    for init in ("auto", "random", "source", str(tmp_path)):
+        checked("clup", pretraining_init=init)
+    checked("clup", pretraining="none", finetuning_start="source", pretraining_init="nowhere")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"labelling_teacher": "adabn"}, {"pretraining_init": "source"}, {"finetuning_start": "source"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_needs_the_weights_of_a_foreign_source_model_is_refused_before_the_training(tmp_path, values):
+    (name,) = values
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.json").touch()
+    for foreign in ("model.onnx", "packed"):
+        checked("clup", source=str(tmp_path / foreign))
+        with pytest.raises(UserError, match=f"Expected `{name}` to be .* for the foreign source model {foreign}"):
+            checked("clup", source=str(tmp_path / foreign), **values)
+    checked("clup", source=str(tmp_path / "own"), **values)
+    checked("clup", source="models:/ferry-clup@champion", **values)

@@ -12,9 +12,8 @@ import numpy as np
 
 from ..common.errors import expected
 from ..networks import Architecture, Classifier, Encoder, Normalisation, build_classifier, flops
-from ..training import LoopConfig, Tracker, TrainResult, train
-from ..training.supervised import Supervised, checked_labels
-from ..training.views import finetune
+from ..training import Tracker, TrainResult
+from ..training.supervised import checked_labels, train_on_labels
 from .config import FinetuningConfig
 from .statistics import adabn, as_new_model
 
@@ -95,26 +94,18 @@ def fine_tune(
         name = network.classes[int(hard[0])]
         fix = "Raise labelling_keep, or use labelling_score=confidence; the source model may not fit this target."
         raise expected("labels", "of at least two classes", f"only {name}", fix)
-    method = Supervised(
+    return train_on_labels(
         network,
+        pixels,
         targets,
-        network.normalisation.mean,
-        network.normalisation.std,
-        finetune(pixels.shape[-1]),
-        mixup=config.mixup,
-        label_smoothing=config.label_smoothing,
+        config,
+        normalisation=network.normalisation,
         flops_per_image=float(flops(network.architecture, training=True)),
-    )
-    loop = LoopConfig(
+        name="fine-tuning",
+        checkpoint=checkpoint,
+        tracker=tracker,
         epochs=config.epochs_for(len(pixels)),
         batch_size=config.batch_for(len(pixels)),
         learning_rate=config.peak_learning_rate,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
         schedule="cosine",
-        warmup_epochs=0.0,
-        precision=config.precision,  # type: ignore[arg-type]
-        seed=config.seed,
     )
-    return train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name="fine-tuning")

@@ -8,9 +8,8 @@ import numpy as np
 
 from ..common.errors import expected
 from ..networks import Classifier, flops
-from ..training import LoopConfig, Tracker, TrainResult, train
-from ..training.supervised import Supervised, checked_labels
-from ..training.views import finetune
+from ..training import Tracker, TrainResult
+from ..training.supervised import checked_labels, train_on_labels
 from .config import SourceConfig
 
 
@@ -42,26 +41,19 @@ def train_supervised(
     if len(pixels) < 2 or count < 2:
         got = f"{len(pixels)} face(s) of {count} class(es)"
         raise expected("faces", "at least two faces of two classes", got, "Add labelled faces.")
-    method = Supervised(
+    return train_on_labels(
         network,
+        pixels,
         targets,
-        network.normalisation.mean,
-        network.normalisation.std,
-        finetune(pixels.shape[-1]),
-        mixup=config.mixup,
-        label_smoothing=config.label_smoothing,
+        config,
+        normalisation=network.normalisation,
         flops_per_image=float(flops(network.architecture, training=True)),
-    )
-    loop = LoopConfig(
+        name="source training",
+        checkpoint=checkpoint,
+        tracker=tracker,
         epochs=config.epochs,
         batch_size=min(config.batch_size, len(pixels)),
         learning_rate=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
         schedule="one_cycle" if config.warmup else "cosine",
         warmup_epochs=config.warmup * config.epochs,
-        precision=config.precision,  # type: ignore[arg-type]
-        seed=config.seed,
     )
-    return train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name="source training")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch.nn import functional
 
 from ..common.errors import expected
 from .config import LoopConfig
+from .loop import TrainResult, train
 from .method import Batch, Method, split_by_dimension
-from .views import ViewSpec, apply_views, sample_views
+from .tracking import Tracker
+from .views import ViewSpec, apply_views, finetune, sample_views
 
 
 def checked_labels(labels: np.ndarray | Tensor, images: int, classes: int) -> Tensor:
@@ -179,3 +182,95 @@ def _beta(alpha: float, generator: torch.Generator) -> float:
     """Draws from Beta(alpha, alpha), a pure function of the generator's state."""
     seed = int(torch.randint(2**62, (1,), generator=generator))
     return float(np.random.default_rng(seed).beta(alpha, alpha))
+
+
+class NormalisationLike(Protocol):
+    """Mean and standard deviation of a network's input, per channel, in 0..1."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """The mean."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """The standard deviation."""
+
+
+class SupervisedSettings(Protocol):
+    """What the settings of every training on labels have in common."""
+
+    @property
+    def momentum(self) -> float:
+        """Nesterov momentum."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay; 1-D parameters are left out."""
+
+    @property
+    def mixup(self) -> float:
+        """Parameter alpha of mixup; 0 for none."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Label smoothing."""
+
+    @property
+    def precision(self) -> str:
+        """Precision of the loop."""
+
+    @property
+    def seed(self) -> int:
+        """Seed."""
+
+
+def train_on_labels(
+    network: nn.Module,
+    pixels: np.ndarray,
+    labels: Tensor,
+    settings: SupervisedSettings,
+    *,
+    normalisation: NormalisationLike,
+    flops_per_image: float,
+    name: str,
+    checkpoint: Path | None = None,
+    tracker: Tracker | None = None,
+    **course: Any,
+) -> TrainResult:
+    """Trains a network on labels with weak augmentation and SGD with Nesterov momentum, in place.
+
+    Args:
+        network: Gives logits [b, classes] for normalised images.
+        pixels: Faces, uint8 [N, C, H, W].
+        labels: As :func:`checked_labels` returns them.
+        settings: Momentum, regularisation, precision and seed.
+        normalisation: Of the network's input.
+        flops_per_image: Operations of the network per image, forward and backward; 0 where unknown.
+        name: Of the training, for messages.
+        checkpoint: Where the state is kept, for resuming.
+        tracker: Receives metrics.
+        **course: Epochs, batch size, learning rate and schedule: fields of :class:`LoopConfig`.
+
+    Raises:
+        UserError: A setting is out of range.
+        TrainingDiverged: The loss is not finite.
+    """
+    method = Supervised(
+        network,
+        labels,
+        normalisation.mean,
+        normalisation.std,
+        finetune(pixels.shape[-1]),
+        mixup=settings.mixup,
+        label_smoothing=settings.label_smoothing,
+        flops_per_image=flops_per_image,
+    )
+    loop = LoopConfig(
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        precision=settings.precision,  # type: ignore[arg-type]
+        seed=settings.seed,
+        **course,
+    )
+    return train(method, pixels, loop, checkpoint=checkpoint, tracker=tracker, name=name)

@@ -107,7 +107,7 @@ def test_it_learns_the_labels_that_it_is_given(encoder, soft):
 
 
 def test_the_published_settings_can_be_given(encoder, monkeypatch):
-    import ferry.adaptation.clup as module
+    import ferry.training.supervised as module
 
     seen = {}
     monkeypatch.setattr(module, "train", lambda method, pixels, loop, **_: seen.update(method=method, loop=loop))

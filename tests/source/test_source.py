@@ -57,7 +57,7 @@ def test_it_learns(soft):
 
 @pytest.mark.parametrize(("warmup", "schedule", "peak"), [(0.25, "one_cycle", 2.0), (0.0, "cosine", 0.0)])
 def test_warm_up_is_a_share_of_the_training_and_zero_is_none(monkeypatch, warmup, schedule, peak):
-    import ferry.source.supervised as module
+    import ferry.training.supervised as module
 
     seen = {}
     monkeypatch.setattr(module, "train", lambda method, pixels, loop, **_: seen.update(loop=loop))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from ferry.common.errors import UserError
 from ferry.training import Batch, LoopConfig, make_batch, train
 from ferry.training.batches import Pixels
-from ferry.training.supervised import Supervised, _beta, checked_labels
+from ferry.training.supervised import Supervised, _beta, checked_labels, train_on_labels
 from ferry.training.views import apply_views, evaluation, finetune, sample_views
 from torch import nn
 from torch.nn import functional
@@ -217,6 +218,37 @@ def test_other_labels_do_not_go_on_from_a_checkpoint(tmp_path):
 def test_wrong_arguments_are_named(changes, message):
     with pytest.raises(UserError, match=message):
         supervised(**changes)
+
+
+@dataclass(frozen=True)
+class Settings:
+    momentum: float = 0.8
+    weight_decay: float = 1e-3
+    mixup: float = 0.2
+    label_smoothing: float = 0.1
+    precision: str = "fp32"
+    seed: int = 3
+
+
+@dataclass(frozen=True)
+class Scale:
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.8, True), (0.0, False)])
+def test_training_on_labels_is_the_method_in_the_loop_with_all_settings(momentum, nesterov):
+    by_hand = supervised(views=finetune(8), mixup=0.2, label_smoothing=0.1)
+    course = {"epochs": 2, "batch_size": 8, "learning_rate": 0.05, "schedule": "one_cycle", "warmup_epochs": 0.5}
+    loop = LoopConfig(momentum=momentum, nesterov=nesterov, weight_decay=1e-3, precision="fp32", seed=3, **course)
+    train(by_hand, pixels(), loop)
+    network, settings = Net(), Settings(momentum=momentum)
+    done = train_on_labels(
+        network, pixels(), labels(), settings, normalisation=Scale(), flops_per_image=10.0, name="x", **course
+    )
+    assert done.steps == 6
+    for name, value in by_hand.network.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
 
 
 def test_checked_labels_come_out_in_one_of_two_forms():

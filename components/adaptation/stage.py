@@ -16,7 +16,7 @@ from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
 from ..faces.pseudo_labels import PseudoLabels
-from ..networks import Classifier, load_encoder, load_source
+from ..networks import Classifier, load_encoder, load_imported
 from ..networks.saved import is_saved_model, save_model
 from ..networks.trained import save_trained, skip_model, skipped_reason
 from ..training import open_tracker
@@ -35,7 +35,7 @@ def adabn_stage(target: Path | str, source: Path | str, output: Path | str, reco
         record: Receives warnings.
     """
     faces = open_unlabelled(target)
-    classifier = load_source(source).classifier
+    classifier = load_imported(source).classifier
     if classifier is None:
         reason = "The source is a foreign model: its statistics cannot be re-estimated."
         record.warn(f"No AdaBN row. {reason}")
@@ -66,7 +66,7 @@ def fine_tuning_stage(
     config = from_mapping(FinetuningConfig, choices, "finetuning_")
     faces = open_unlabelled(inputs["target"])
     labels = PseudoLabels.load(inputs["labels"]).align(faces.keys)
-    source = load_source(inputs["source"])
+    source = load_imported(inputs["source"])
     encoder = load_encoder(inputs["pretrained"]) if is_saved_model(inputs["pretrained"]) else None
     pixels = faces.pixels(*_input_shape(config, source.classifier, encoder))
     if encoder is None and config.start == "pretrained":

@@ -14,7 +14,7 @@ from ..common.files import read_json
 from ..common.stage import FOLDER_VARIABLE, StageRecord
 from ..faces import LabelledFaces, UnlabelledFaces, open_faces, open_unlabelled
 from ..faces.pseudo_labels import PseudoLabels
-from ..networks import load_source
+from ..networks import load_imported
 from ..networks.trained import load_training, skipped_reason
 from ..training import open_tracker
 from .evaluate import Evaluation
@@ -68,7 +68,7 @@ def evaluation_stage(
     labelled = len(holdout) > 0
     faces = holdout if labelled else target
     rows, left_out = _rows(models, faces, method, holdout if labelled else None)
-    classes = load_source(models["adapted"]).classes
+    classes = load_imported(models["adapted"]).classes
     labels = PseudoLabels.load(data["labels"])
     report = ReportData(
         classes=classes,
@@ -107,7 +107,7 @@ def _rows(
         if reason:
             left_out.append(f"The row {name}: {reason}")
             continue
-        model = load_source(models[key])
+        model = load_imported(models[key])
         if holdout is not None and tuple(model.classes) != tuple(holdout.classes):
             fix = "Map the holdout's labels to the model's classes, or use a model with these classes."
             raise expected("holdout classes", f"those of the model {name}, {model.classes}", holdout.classes, fix)
@@ -138,7 +138,7 @@ def _parameters(models: Mapping[str, Path | str], labels: PseudoLabels) -> dict[
 
 
 def _lineage(models: Mapping[str, Path | str], holdout: UnlabelledFaces, target: UnlabelledFaces) -> dict[str, str]:
-    lineage = {f"model {key}": load_source(path).digest for key, path in models.items() if _is_model(key, path)}
+    lineage = {f"model {key}": load_imported(path).digest for key, path in models.items() if _is_model(key, path)}
     return {
         **lineage,
         "target faces": target.digest,

@@ -9,7 +9,7 @@ from typing import Any
 from ..common.errors import expected, unknown
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
-from ..networks import load_source
+from ..networks import load_imported
 from ..networks.trained import skipped_reason
 from .config import LabellingConfig
 from .labels import pseudo_labels
@@ -57,7 +57,7 @@ def labelling_stage(
         raise expected("labelling_teacher", "source for this model", teacher, reason)
     config = LabellingConfig(score=score, clusters=clusters or None, keep=keep or None, seed=seed)  # type: ignore[arg-type]
     faces = open_unlabelled(target)
-    model = load_source(models[teacher])
+    model = load_imported(models[teacher])
     outputs = model.outputs(faces.pixels(model.input_size, model.channels))
     found = pseudo_labels(outputs.logits.numpy(), outputs.features.numpy(), faces.keys, model.classes, config)
     found.save(output)

@@ -8,7 +8,7 @@ from .info import ModelInfo
 from .outputs import Outputs, evaluation_mode, fit_pixels, inference
 from .saved import content_digest, is_saved_model, load_classifier, load_encoder, load_info, save_model
 from .sidecar import Sidecar, write_sidecar
-from .sources import FerrySource, SourceModel, load_source
+from .sources import FerrySource, SourceModel, load_imported, load_source
 
 __all__ = [
     "BACKBONES",
@@ -38,6 +38,7 @@ __all__ = [
     "is_saved_model",
     "load_classifier",
     "load_encoder",
+    "load_imported",
     "load_info",
     "load_source",
     "normalise",

@@ -213,7 +213,7 @@ def _open(file: Path, features: str, trust: bool) -> Runner:
             "trust",
             "true for a TorchScript file, because opening it runs code from the file",
             trust,
-            f"Pass trust=True if you know who made {file.name}, or export the model to ONNX, which cannot run code.",
+            f"Pass trust=True (--trust) if you know who made {file.name}, or export it to ONNX, which cannot run code.",
         )
     return TorchScriptRunner(file)
 

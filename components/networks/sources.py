@@ -95,6 +95,18 @@ def load_source(path: Path | str, trust: bool = False) -> SourceModel:
     raise expected(str(path), "a saved model, an ONNX or a TorchScript file", path.suffix or "a file", fix)
 
 
+def load_imported(path: Path | str) -> SourceModel:
+    """Loads a source model for a stage after the import of the run, which asked whether it is trusted.
+
+    Args:
+        path: What :func:`ferry.networks.stage.import_model_stage` or a stage after it has written.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return load_source(path, trust=True)
+
+
 def _from_folder(folder: Path, trust: bool) -> SourceModel:
     if is_saved_model(folder):
         return FerrySource(load_classifier(folder))

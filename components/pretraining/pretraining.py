@@ -13,7 +13,7 @@ from ..common.checkpoints import checkpoint_path
 from ..common.errors import expected
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
-from ..networks import Architecture, Encoder, Normalisation, SourceModel, build_encoder, load_encoder, load_source
+from ..networks import Architecture, Encoder, Normalisation, SourceModel, build_encoder, load_encoder, load_imported
 from ..networks.backbone import seeded
 from ..networks.saved import is_saved_model
 from ..networks.trained import save_trained
@@ -95,9 +95,6 @@ def pretrain_stage(
     output: Path | str,
     config: PretrainingConfig,
     record: StageRecord,
-    *,
-    input_size: int = 0,
-    backbone: str = "",
 ) -> None:
     """Runs the stage on artifacts.
 
@@ -107,16 +104,14 @@ def pretrain_stage(
         output: Folder of the encoder to write.
         config: Settings.
         record: Receives warnings and facts.
-        input_size: As in :func:`first_encoder`.
-        backbone: As in :func:`first_encoder`.
 
     Raises:
         UserError: The inputs do not fit each other.
         TrainingDiverged: The pretraining collapsed.
     """
     faces = open_unlabelled(target)
-    model = load_source(source)
-    encoder = first_encoder(model, config, input_size=input_size, backbone=backbone)
+    model = load_imported(source)
+    encoder = first_encoder(model, config)
     architecture = encoder.architecture
     pixels = faces.pixels(architecture.input_size, architecture.channels)
     determined_by: dict[str, Any] = {

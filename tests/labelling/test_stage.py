@@ -57,3 +57,21 @@ def test_auto_takes_the_source_where_its_statistics_cannot_be_re_estimated(targe
 def test_an_unknown_teacher_is_refused_with_the_closest_name(target, models, tmp_path):
     with pytest.raises(UserError, match=r"`labelling_teacher` to be one of auto, adabn, source.*Did you mean 'adabn'"):
         labels_of(target, models, "adabm", tmp_path / "out")
+
+
+def test_a_torchscript_teacher_whose_import_was_trusted_labels(target, tmp_path):
+    import torch
+    from ferry.networks import write_sidecar
+    from ferry.networks.stage import import_model_stage
+
+    class Light(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)[:, :7]
+
+    path = tmp_path / "light.pt"
+    torch.jit.script(Light()).save(str(path))
+    write_sidecar(path, CLASSES, size=16, channels=1, multiply=1 / 255, add=0, logits_output="0")
+    import_model_stage(str(path), tmp_path / "source", StageRecord("import-model"), trust=True)
+    skip_model(tmp_path / "adabn", "foreign")
+    given = {"source": tmp_path / "source", "adabn": tmp_path / "adabn"}
+    assert labels_of(target, given, "auto", tmp_path / "labels")[1] == "source"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ferry.pretraining.deepcluster import UNASSIGNED
 from ferry.training import Batch, train
 from ferry.training.batches import Pixels, seed_for
 from sklearn.metrics import log_loss
+from torch import nn
 
 
 def scores_of(views=3, samples=10, clusters=4):
@@ -160,6 +162,37 @@ def test_part_of_a_batch_goes_into_the_rows_of_that_part(started):
     method.step(Batch(rows, Pixels(pixels, torch.device("cpu")), rows=slice(8, 14), part=slice(8, 14)))
     changed = (method.bank != before).any(dim=2).all(dim=0).nonzero().flatten()
     assert changed.tolist() == list(range(8, 14))
+
+
+class WithoutBatchNorm(nn.Module):
+    """A network whose embedding of an image does not depend on the other images of a part."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder  # for its description only
+        torch.manual_seed(0)
+        self.dense = nn.Linear(16, 8)
+
+    def forward(self, crops):
+        pooled = [nn.functional.adaptive_avg_pool2d(crop, 4).flatten(1) for crop in crops]
+        return [nn.functional.normalize(self.dense(one), dim=1) for one in pooled]
+
+
+def test_accumulation_fills_the_same_bank(room):
+    """Without batch norm, which sees the parts, two parts of a batch leave bank and weights as one part does."""
+    pixels, done = room.images(50), []
+    for accumulate in (1, 2, 5):
+        method = room.method("deepcluster", count=50, prototypes=5)
+        method.network = WithoutBatchNorm(method.network.encoder)
+        loop = room.settings(method="deepcluster", prototypes=5, learning_rate=0.5).loop()
+        train(method, pixels, replace(loop, accumulate=accumulate))
+        done.append(method)
+    for other in done[1:]:
+        torch.testing.assert_close(other.bank, done[0].bank, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(other.network.dense.weight, done[0].network.dense.weight, atol=1e-5, rtol=1e-4)
+        assert torch.equal(other.assignments, done[0].assignments)
+    shuffled = done[0].bank.roll(1, dims=1)
+    assert not torch.allclose(done[1].bank, shuffled, atol=1e-2)  # other rows would not pass
 
 
 def test_constant_embeddings_do_not_crash(room):

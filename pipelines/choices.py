@@ -2,33 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from ..common.errors import UserError, unknown
-
-
-@contextmanager
-def fields_as(prefix: str, *fields: str, **names: str) -> Iterator[None]:
-    """Lets errors name a pipeline's parameter where a library's field of another name was wrong.
-
-    Args:
-        prefix: What stands before the fields in the pipeline, for example ``training_``.
-        *fields: Fields that differ by the prefix only.
-        **names: Other fields, with the parameter's name.
-
-    Raises:
-        UserError: The error of the block, renamed.
-    """
-    try:
-        yield
-    except UserError as error:
-        text = str(error)
-        for field, name in {**{field: f"{prefix}{field}" for field in fields}, **names}.items():
-            for old in (f"`{field}`", f"`architecture.{field}`"):
-                if f"Expected {old} " in text:
-                    raise UserError(text.replace(old, f"`{name}`", 1)) from None
-        raise
+from ..common.errors import fields_as, unknown
 
 
 def check_layout(name: str, value: str) -> None:

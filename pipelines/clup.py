@@ -155,9 +155,9 @@ def check(values: Mapping[str, Any]) -> None:
         UserError: A value is not one of its choices or out of range.
     """
     from ..adaptation.config import FinetuningConfig
-    from ..common.errors import expected, unknown
+    from ..common.errors import expected, fields_as, unknown
     from ..labelling.config import LabellingConfig
-    from .choices import check_layout, check_precision, check_split, fields_as
+    from .choices import check_layout, check_precision, check_split
 
     for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
         if not str(values[name]).strip():

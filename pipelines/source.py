@@ -73,10 +73,10 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: A value is not one of its choices or out of range.
     """
-    from ..common.errors import expected
+    from ..common.errors import expected, fields_as
     from ..networks.architecture import Architecture
     from ..source.config import SourceConfig
-    from .choices import check_layout, check_precision, check_split, fields_as
+    from .choices import check_layout, check_precision, check_split
 
     if not str(values["faces"]).strip():
         raise expected("faces", "a folder or s3://bucket/prefix", values["faces"], "Pass -p faces=FOLDER.")

@@ -78,6 +78,29 @@ def unknown(kind: str, word: str, known: Sequence[str]) -> UserError:
 
 
 @contextmanager
+def fields_as(prefix: str, *fields: str, **names: str) -> Iterator[None]:
+    """Lets errors name what the caller's user has given, where a library's field of another name was wrong.
+
+    Args:
+        prefix: What stands before the fields for the user, for example ``training_``.
+        *fields: Fields that differ by the prefix only.
+        **names: Other fields, with the user's name for each.
+
+    Raises:
+        UserError: The error of the block, renamed.
+    """
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for field, name in {**{field: f"{prefix}{field}" for field in fields}, **names}.items():
+            for old in (f"`{field}`", f"`architecture.{field}`"):
+                if f"Expected {old} " in text:
+                    raise UserError(text.replace(old, f"`{name}`", 1)) from None
+        raise
+
+
+@contextmanager
 def disk_errors(what: str) -> Iterator[None]:
     """Turns a full disk or a missing right into an error that people can act on.
 

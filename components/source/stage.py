@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..common.checkpoints import checkpoint_path
+from ..common.errors import expected, fields_as
 from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
@@ -51,7 +52,11 @@ def train_source_stage(
     architecture = from_mapping(Architecture, network, "network_")
     config = from_mapping(SourceConfig, choices, "training_")
     with TemporaryDirectory(prefix="ferry-source-") as folder:
-        report = import_faces(source, Path(folder) / "faces", layout, take=split, overlap="allow")
+        with fields_as("", source="faces"):
+            report = import_faces(source, Path(folder) / "faces", layout, take=split, overlap="allow")
+        if report.classes is None:
+            fix = "Name a layout with labels (--layout; see: ferry faces layouts)."
+            raise expected("faces", "labelled", f"{source} in the layout {report.layout}, without labels", fix)
         for warning in report.warnings:
             record.warn(warning)
         splits = [open_faces(report.output, name) for name, count in report.images.items() if count]

@@ -1,7 +1,16 @@
 import errno
 
 import pytest
-from ferry.common.errors import FerryError, RetryableError, UserError, closest, disk_errors, expected, unknown
+from ferry.common.errors import (
+    FerryError,
+    RetryableError,
+    UserError,
+    closest,
+    disk_errors,
+    expected,
+    fields_as,
+    unknown,
+)
 
 
 def test_the_sentence_names_field_rule_value_and_fix():
@@ -34,6 +43,13 @@ def test_closest_is_empty_without_candidates():
 
 def test_long_values_are_shortened():
     assert len(str(expected("x", "short", "a" * 10_000, "Fix."))) < 400
+
+
+def test_a_field_gets_the_name_that_the_user_knows_and_the_value_stays():
+    for field, name in (("epochs", "training_epochs"), ("name", "network"), ("other", "other")):
+        with pytest.raises(UserError) as raised, fields_as("training_", "epochs", name="network"):
+            raise expected(field, "set", f"`{field}`", "Set it.")
+        assert str(raised.value) == f"Expected `{name}` to be set, but got '`{field}`'. Set it."
 
 
 def test_a_full_disk_is_retryable_and_says_so():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from ferry.common.errors import UserError
 from ferry.common.stage import StageRecord
-from ferry.faces import EXPRESSIONS, open_faces, render_faces
+from ferry.faces import EXPRESSIONS, drop_labels, open_faces, render_faces
 from ferry.networks import Architecture, build_classifier, load_classifier, load_info
 from ferry.networks.trained import load_training
 from ferry.source import SourceConfig, train_on, train_supervised
@@ -133,6 +133,15 @@ def test_wrong_choices_are_named_as_the_pipeline_knows_them(faces, tmp_path):
         run(faces, tmp_path / "model", epoch=3)
     with pytest.raises(UserError, match=r"`network_widht`.*Did you mean 'width'"):
         train_source_stage(str(faces), "auto", "", tmp_path / "m", StageRecord("s"), {"widht": 4}, CHOICES)
+
+
+def test_faces_that_cannot_be_read_or_have_no_labels_are_named_as_the_pipeline_knows_them(faces, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="Expected `faces` to be in a known layout"):
+        run(tmp_path / "empty", tmp_path / "model")
+    drop_labels(faces, tmp_path / "unlabelled")
+    with pytest.raises(UserError, match=r"Expected `faces` to be labelled, but got '.*unlabelled in the layout faces"):
+        run(tmp_path / "unlabelled", tmp_path / "model")
 
 
 def test_faces_that_are_opened_already_can_be_trained_on(faces, tmp_path):

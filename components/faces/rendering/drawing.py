@@ -142,4 +142,4 @@ def _photograph(canvas: Canvas) -> Tensor:
     pictures = effects.add_noise(pictures, values, style.noise[1] > 0.0, style.grain[1] > 0.0)
     if style.blocks[1] > 0.0:
         pictures = effects.compress(pictures, values["blocks"].clamp(min=1e-3))
-    return pictures.mul(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8)
+    return pictures.mul_(255.0).add_(0.5).clamp_(0.0, 255.0).to(torch.uint8)

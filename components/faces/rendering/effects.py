@@ -81,8 +81,8 @@ def compress(pictures: Tensor, strength: Tensor) -> Tensor:
     frequencies = basis @ (blocks - 0.5) @ basis.T
     order = torch.arange(8.0)
     steps = (0.15 + (order[:, None] + order[None, :]) / 7.0) * strength[:, None, None, None, None, None]
-    quantised = (frequencies / steps).round_() * steps
-    blocks = basis.T @ quantised @ basis + 0.5
+    quantised = frequencies.div_(steps).round_().mul_(steps)
+    blocks = (basis.T @ quantised @ basis).add_(0.5)
     whole = blocks.permute(0, 1, 2, 4, 3, 5).reshape(images, channels, rows + down, columns + right)
     return whole[:, :, :rows, :columns]
 

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test fast lint format installed types contracts clean
+.PHONY: help demo test fast lint format types contracts clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,23 +31,28 @@ format: $(VENV)/.ferry-test ## Format the code
 CHECKED := build/check
 CHECK := PYTHONPATH=$(CHECKED) MYPYPATH=$(CHECKED)
 
-installed: $(VENV)/.ferry-test
+$(CHECKED)/.installed: pyproject.toml $(shell find components pipelines -type f -not -name '*.pyc') | $(VENV)/.ferry-test
 	@rm -rf $(CHECKED) build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECKED) .
+	@touch $@
 
-types: installed ## Check types
+types: $(CHECKED)/.installed ## Check types
 	$(CHECK) $(BIN)/mypy -p ferry
 
-contracts: installed ## Check which room may import which
+contracts: $(CHECKED)/.installed ## Check which room may import which
 	$(CHECK) $(BIN)/lint-imports
 
 clean: ## Remove the environment and everything that the demo made
 	rm -rf $(VENV) .ferry build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
+# A half-made environment must not look like a whole one the next time.
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Expected \`PYTHON\` to be Python 3.11 or newer, but got $$($(PYTHON) --version 2>&1). Run: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
+	@command -v $(PYTHON) > /dev/null || { echo "Expected \`PYTHON\` to be an installed Python 3.11 or newer, but got \
+	'$(PYTHON)', which is not there. Install Python, or run: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Expected \`PYTHON\` to be Python 3.11 or \
+	newer, but got '$$($(PYTHON) --version 2>&1)'. Run: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { rm -f $(VENV)/bin/python; echo "Expected \`PYTHON\` to be able to make an environment, but got \
+	the error above. On Debian and Ubuntu run: apt install python3-venv; then: make $(MAKECMDGOALS)" >&2; exit 2; }
 
 $(VENV)/.ferry: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable .

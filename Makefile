@@ -31,7 +31,7 @@ format: $(VENV)/.ferry-test ## Format the code
 CHECKED := build/check
 CHECK := PYTHONPATH=$(CHECKED) MYPYPATH=$(CHECKED)
 
-$(CHECKED)/.installed: pyproject.toml $(shell find components pipelines -type f -not -name '*.pyc') | $(VENV)/.ferry-test
+$(CHECKED)/.installed: pyproject.toml $(shell find components pipelines -not -path '*__pycache__*') | $(VENV)/.ferry-test
 	@rm -rf $(CHECKED) build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --target $(CHECKED) .
 	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -123,7 +124,9 @@ class _Import:
         with (
             open(writer.folder / SKIPPED_FILE, "w", newline="", encoding="utf-8") as file,
             progress("importing faces", None) as bar,
+            warnings.catch_warnings(),
         ):
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # the reason of a skipped image says it better
             table = _skipped_table(file)
             for face, result in ordered_map(work, self._wanted(faces), workers or default_workers()):
                 bar.advance()

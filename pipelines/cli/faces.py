@@ -77,6 +77,10 @@ def import_(
     for title, counts in (("Skipped", report.skipped), ("Left out by label", report.dropped)):
         for reason, count in counts.items():
             print(f"{title}: {count:,} ({reason})")
+    if report.skipped_file:
+        print(f"All that were skipped: {report.skipped_file}")
+    if report.duplicates_file:
+        print(f"Pictures that occur more than once: {report.duplicates_file}")
     for warning in report.warnings:
         say(f"note: {warning}")
     print(f"Faces:   {report.output}")
@@ -97,8 +101,7 @@ def show(
     if json:
         print_json({**_plain(asdict(summary)), "sheet": str(target)})
         return
-    for line in str(summary).splitlines():
-        print(line)
+    print(summary.text())
     print(f"Contact sheet: {target}")
 
 

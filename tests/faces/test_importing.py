@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -396,3 +397,13 @@ def test_a_folder_of_files_with_every_trouble_is_imported(tmp_path):
     assert report.skipped == {"empty file": 1, "cannot be read": 1}
     assert "happy/circle" in report.skipped_examples["cannot be read"][0]
     assert {Path(key).parent.name for key in open_faces(tmp_path / "out").keys} == {"angry", "happy"}
+
+
+def test_pillow_does_not_warn_about_what_is_skipped_or_read(run):
+    bomb = io.BytesIO()
+    Image.new("L", (10_000, 9_000)).save(bomb, "PNG", compress_level=1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        report = run([*balanced(20), face(90, data=bomb.getvalue(), key="large.png")], workers=2)
+    assert report.skipped == {"too large": 1}
+    assert [str(one.message) for one in seen] == []

@@ -123,5 +123,5 @@ def test_a_holdout_without_labels_is_refused(tmp_path):
     (tmp_path / "pictures").mkdir()
     for record in faces(0, 3):
         (tmp_path / "pictures" / record.key).write_bytes(record.image)
-    with pytest.raises(UserError, match="Expected `holdout` to be labelled, but got '.*in the layout flat, without"):
+    with pytest.raises(UserError, match=r"Expected `holdout` to be labelled, but got '.*in the layout flat, without"):
         labelled_with(", ".join(EXPRESSIONS), tmp_path / "pictures", tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def collect(record: RunRecord, folder: Path) -> None:
     for name, task in tasks.items():
         _fill(task, folder / "stages" / f"{name}.json")
         _verify(task, folder, specified[name].outputs)
-        task.error = _in_terms_of_the_pipeline(task.error, specified[name].parameters)
+        task.error = _in_terms_of_the_pipeline(task.error, specified[name])
     record.tasks = sorted(tasks.values(), key=lambda task: (task.started == "", task.started))
     record.warnings = [f"{task.name}: {warning}" for task in record.tasks for warning in task.warnings]
     record.overhead_seconds = round(max(record.seconds - sum(task.seconds for task in record.tasks), 0.0), 2)
@@ -48,10 +47,17 @@ def collect(record: RunRecord, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Task:
-    """What the compiled pipeline says of a task: outputs that must be files or folders; input to parameter name."""
+    """What the compiled pipeline says of a task.
+
+    Attributes:
+        outputs: Outputs that must be files or folders.
+        parameters: Input to the pipeline's parameter that it comes from.
+        switches: Inputs that are true or false.
+    """
 
     outputs: list[str]
     parameters: dict[str, str]
+    switches: set[str]
 
 
 def _specified(folder: Path) -> dict[str, _Task]:
@@ -65,29 +71,34 @@ def _specified(folder: Path) -> dict[str, _Task]:
     spec = next(document for document in documents if "root" in document)
     found = {}
     for name, task in spec["root"]["dag"]["tasks"].items():
-        outputs = spec["components"][task["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
+        component = spec["components"][task["componentRef"]["name"]]
+        outputs = component.get("outputDefinitions", {}).get("artifacts", {})
+        kinds = component.get("inputDefinitions", {}).get("parameters", {})
         inputs = task.get("inputs", {}).get("parameters", {})
         found[name] = _Task(
             [output for output, kind in outputs.items() if kind["artifactType"]["schemaTitle"] not in _WITHOUT_FILES],
             {key: at["componentInputParameter"] for key, at in inputs.items() if "componentInputParameter" in at},
+            {key for key, kind in kinds.items() if kind["parameterType"] == "BOOLEAN"},
         )
     return found
 
 
-def _in_terms_of_the_pipeline(error: str, parameters: Mapping[str, str]) -> str:
+def _in_terms_of_the_pipeline(error: str, task: _Task) -> str:
     """Lets a stage's error name the pipeline's parameters, which people can change, in place of the stage's inputs."""
-    if not parameters:
+    if not task.parameters:
         return error
-    names = "|".join(map(re.escape, parameters))
+    names = "|".join(map(re.escape, task.parameters))
     options = names.replace("_", "-")
     said = (
         rf"(?<=Expected `)(?P<field>{names})(?=` )|(?<![\w.])--(?P<option>{options})\b|(?<![\w.`])(?P<value>{names})="
     )
 
     def replaced(match: re.Match[str]) -> str:
+        name = match["field"] or match["value"] or match["option"].replace("-", "_")
+        parameter = task.parameters[name]
         if match["option"]:
-            return f"-p {parameters[match['option'].replace('-', '_')]}"
-        return parameters[match["field"]] if match["field"] else f"{parameters[match['value']]}="
+            return f"-p {parameter}={'true' if name in task.switches else '...'}"
+        return parameter if match["field"] else f"{parameter}="
 
     return re.sub(said, replaced, error)
 

@@ -66,7 +66,9 @@ class Watch:
             self._tell(self._state())  # its last words
             self._pid = 0
         self._close_bar()
-        self._work, self._since = "starting the next stage" if self._pid == 0 else name, time.monotonic()
+        self._work, self._since = name, time.monotonic()
+        if status != "running":
+            self._work = "starting the next stage" if status == "done" else "ending the run"
         if status == "running":
             self.say(f"  {name} ...")
         elif status == "done":

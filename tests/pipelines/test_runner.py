@@ -180,7 +180,7 @@ def test_an_error_names_the_parameter_of_the_pipeline_and_not_the_input_of_the_s
     collect(record, folder)
     assert record.error == (
         "Expected `toy_mode` to be fine, but got 'mode'. "
-        "Pass toy_mode=fine or -p toy_mode, not toy_mode=1, --modes or x.mode=1."
+        "Pass toy_mode=fine or -p toy_mode=..., not toy_mode=1, --modes or x.mode=1."
     )
 
 

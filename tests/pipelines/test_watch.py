@@ -90,6 +90,15 @@ def test_in_a_log_a_stage_that_does_not_count_says_for_how_long_it_has_been_at_w
     assert lines == ["    starting: 16 s so far", "  register ...", "    register: 20 s so far"]
 
 
+def test_between_stages_it_says_what_the_run_is_waiting_for(watch, place, clock, lines):
+    for status, work in (("done", "starting the next stage"), ("failed", "ending the run")):
+        leave(place, status, status)
+        watch.look()
+        clock.now += 16
+        watch.look()
+        assert lines[-1] == f"    {work}: 16 s so far"
+
+
 def test_what_will_be_paid_is_said_once_and_at_once(watch, place, clock, lines, caplog):
     leave(place, "train", "running")
     with caplog.at_level(logging.INFO, "ferry"), progress_module.Progress("training", 1000) as bar:

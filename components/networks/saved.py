@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from .kinds import PICKLE_SUFFIXES, looks_like_pickle, refuse_pickle
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "model.json"
 
+_SYSTEM_ERROR = re.compile(r"\(os error (\d+)\)")
 _HEAD_ROWS = ("weight", "bias", "parametrizations.weight.original0", "parametrizations.weight.original1")
 
 
@@ -64,7 +67,7 @@ def save_model(
     info = dataclasses.replace(model.info, method=method, lineage=lineage)
     info = dataclasses.replace(info, digest=_digest(tensors, info))
     with atomic_folder(folder) as temporary:
-        save_file(tensors, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        _write_weights(tensors, temporary / WEIGHTS_FILE)
         write_json(temporary / INFO_FILE, info.to_json())
         for name, value in extra.items():
             _write_extra(temporary / name, value)
@@ -253,6 +256,16 @@ def _digest(tensors: Mapping[str, Tensor], info: ModelInfo) -> str:
     return digest_of(
         {"weights": total.hexdigest()} | {k: known[k] for k in ("architecture", "classes", "normalisation")}
     )
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # it hides the system's error, by which a full disk is told
+        number = _SYSTEM_ERROR.search(str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _write_extra(path: Path, value: Any) -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import resource
+import signal
 
 import pytest
 import torch
-from ferry.common.errors import UserError
+from ferry.common.errors import RetryableError, UserError
 from ferry.faces import EXPRESSIONS
 from ferry.networks import (
     Normalisation,
@@ -19,7 +22,9 @@ from ferry.networks import (
     load_encoder,
     load_info,
     save_model,
+    saved,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .conftest import small, warmed
@@ -108,6 +113,30 @@ def test_extra_files_are_written_with_the_model(classifier, tmp_path):
 def test_extra_files_may_not_leave_the_folder_or_replace_the_model(classifier, tmp_path, name):
     with pytest.raises(UserError, match="plain file names"):
         save_model(classifier, tmp_path / "m", method="x", lineage={}, extra={name: {}})
+
+
+def test_what_the_disk_refuses_is_told_by_the_systems_error(classifier, folder):
+    before, limit = load_info(folder), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_model(classifier, folder, method="clup", lineage={})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caught.value.errno == errno.EFBIG
+    assert load_info(folder) == before
+
+
+def test_a_full_disk_is_worth_a_retry(classifier, folder, monkeypatch):
+    def full(*given, **named):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(saved, "save_file", full)
+    with pytest.raises(RetryableError, match="Expected `disk` to be large enough"):
+        save_model(classifier, folder, method="clup", lineage={})
+    assert load_classifier(folder).classes == EXPRESSIONS
 
 
 def test_failed_saving_leaves_the_former_model(classifier, folder):

@@ -11,6 +11,9 @@ import numpy as np
 from ..common.errors import expected
 from .arrays import Booleans, Floats, Integers, check_classes, check_labels, to_numpy
 
+UNKNOWN = -1
+"""True label of an image that nobody has labelled; such images count into no share of right ones."""
+
 
 @dataclass(frozen=True)
 class ClassQuality:
@@ -20,7 +23,7 @@ class ClassQuality:
         given: Images that were labelled with the class.
         kept: Those of them that train the target model.
         right: Share of the kept ones that truly are of the class (precision).
-        found: Share of the class's true images among `kept`'s true classes that carry its label (recall).
+        found: Share of the kept images that truly are of the class and carry its label (recall).
         true_kept: Kept images that truly are of the class; None without true labels.
     """
 
@@ -37,6 +40,7 @@ class LabelQuality:
 
     Attributes:
         n: Images of the target.
+        known: Those of them whose true label is known; all shares of right ones are among them.
         kept: Images whose pseudo-label is used.
         accuracy: Share of right pseudo-labels among all images, None without true labels.
         kept_accuracy: The same among kept images.
@@ -46,6 +50,7 @@ class LabelQuality:
     """
 
     n: int
+    known: int
     kept: int
     accuracy: float | None
     kept_accuracy: float | None
@@ -62,6 +67,7 @@ class LabelQuality:
         """Returns plain values, all finite."""
         return {
             "n": self.n,
+            "known": self.known,
             "kept": self.kept,
             "coverage": self.coverage,
             "accuracy": self.accuracy,
@@ -79,7 +85,7 @@ def pseudo_label_quality(labels: Any, kept: Any, classes: Sequence[str], true_la
         labels: Pseudo-label indices [N].
         kept: Whether each is used, bool [N].
         classes: The C class names.
-        true_labels: True class indices [N], or None.
+        true_labels: True class indices [N] with -1 where unknown, or None.
 
     Raises:
         UserError: Lengths differ or an index is out of range.
@@ -89,14 +95,17 @@ def pseudo_label_quality(labels: Any, kept: Any, classes: Sequence[str], true_la
     mask: Booleans = to_numpy(kept).astype(bool)
     if mask.shape != given.shape:
         raise expected("kept", f"as many as the labels ({len(given)})", list(mask.shape), "Pass one value per image.")
-    truth = None if true_labels is None else check_labels(true_labels, len(names), len(given), "true_labels")
-    per_class = {name: _class_quality(given, mask, truth, index) for index, name in enumerate(names)}
+    truth = np.full(len(given), UNKNOWN) if true_labels is None else to_numpy(true_labels)
+    known = truth != UNKNOWN
+    truth = check_labels(np.where(known, truth, 0), len(names), len(given), "true_labels")
+    per_class = {name: _class_quality(given, mask, truth, known, index) for index, name in enumerate(names)}
     found = [item.found for item in per_class.values() if item.found is not None]
     return LabelQuality(
         n=len(given),
+        known=int(known.sum()),
         kept=int(mask.sum()),
-        accuracy=None if truth is None else _share(given == truth),
-        kept_accuracy=None if truth is None else _share((given == truth)[mask]),
+        accuracy=_share((given == truth)[known]),
+        kept_accuracy=_share((given == truth)[known & mask]),
         kept_mean_class=float(np.mean(found)) if found else None,
         per_class=per_class,
         lost_classes=tuple(name for name, item in per_class.items() if item.kept == 0),
@@ -119,14 +128,15 @@ def purity_histogram(purity: Any, kept: Any, bins: int = 20) -> tuple[Floats, In
     return edges, everything, used
 
 
-def _class_quality(given: Integers, kept: Booleans, truth: Integers | None, index: int) -> ClassQuality:
-    of_class = given == index
-    count, used = int(of_class.sum()), int((of_class & kept).sum())
-    if truth is None:
-        return ClassQuality(count, used, None, None, None)
-    right = _share(truth[of_class & kept] == index)
-    found = _share(given[(truth == index) & kept] == index)
-    return ClassQuality(count, used, right, found, int(((truth == index) & kept).sum()))
+def _class_quality(given: Integers, kept: Booleans, truth: Integers, known: Booleans, index: int) -> ClassQuality:
+    of_class, truly = given == index, known & (truth == index)
+    return ClassQuality(
+        given=int(of_class.sum()),
+        kept=int((of_class & kept).sum()),
+        right=_share(truly[of_class & kept & known]),
+        found=_share(of_class[truly & kept]),
+        true_kept=int((truly & kept).sum()) if known.any() else None,
+    )
 
 
 def _share(values: Booleans) -> float | None:

@@ -40,7 +40,7 @@ class PseudoLabelData:
         labels: Class indices [N].
         kept: Whether each trains the target model, bool [N].
         purity: Purity of each image's cluster [N], or None.
-        true_labels: True class indices [N] where they happen to exist, or None.
+        true_labels: True class indices [N] where they happen to exist, -1 where one is unknown, or None.
         note: A line that says how they were made.
     """
 
@@ -102,9 +102,10 @@ def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> tuple[Sectio
         f"{count(quality.kept)} of {count(quality.n)} target faces ({percent(quality.coverage)}) keep a pseudo-label."
     )
     if quality.accuracy is not None:
+        where = "" if quality.known == quality.n else f" Where the true label is known ({count(quality.known)} faces),"
         intro += (
-            f" Of all pseudo-labels {percent(quality.accuracy)} are right, of the kept ones "
-            f"{percent(quality.kept_accuracy)} (mean over classes {percent(quality.kept_mean_class)})."
+            f"{where} {percent(quality.accuracy)} of all pseudo-labels are right, and {percent(quality.kept_accuracy)} "
+            f"of the kept ones (mean over classes {percent(quality.kept_mean_class)})."
         )
     else:
         intro += " Without labels of the target's training part, how many are right is not known."

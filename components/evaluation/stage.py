@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .. import __version__
 from ..common.errors import expected
@@ -14,10 +16,12 @@ from ..common.files import read_json
 from ..common.stage import FOLDER_VARIABLE, StageRecord
 from ..faces import LabelledFaces, UnlabelledFaces, open_faces, open_unlabelled
 from ..faces.pseudo_labels import PseudoLabels
+from ..faces.schema import anonymous_key
 from ..networks import load_imported
 from ..networks.trained import load_training, skipped_reason
 from ..training import open_tracker
 from .evaluate import Evaluation
+from .quality import UNKNOWN
 from .record import History, PseudoLabelData
 from .report import ReportData, ReportRow, write_report
 
@@ -68,18 +72,21 @@ def evaluation_stage(
     labelled = len(holdout) > 0
     faces = holdout if labelled else target
     rows, left_out = _rows(models, faces, method, holdout if labelled else None)
-    classes = load_imported(models["adapted"]).classes
-    labels = PseudoLabels.load(data["labels"])
+    labels = PseudoLabels.load(data["labels"]).align(target.keys)
     report = ReportData(
-        classes=classes,
-        rows=rows,
+        classes=load_imported(models["adapted"]).classes,
+        rows=list(rows.values()),
         labels=holdout.labels if labelled else None,
         title=f"{method} adaptation report",
         subtitle=f"{len(target):,} unlabelled target faces, {len(holdout):,} labelled holdout faces",
         scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
         groups=holdout.groups if labelled and holdout.groups and len(set(holdout.groups)) <= 20 else None,
         pseudo_labels=PseudoLabelData(
-            labels=labels.columns.label, kept=labels.columns.kept, purity=labels.columns.purity, note=_note(labels)
+            labels=labels.columns.label,
+            kept=labels.columns.kept,
+            purity=labels.columns.purity,
+            true_labels=_true_labels(target, holdout),
+            note=_note(labels),
         ),
         histories=_histories(models),
         parameters=_parameters(models, labels),
@@ -92,15 +99,16 @@ def evaluation_stage(
     folder = Path(outputs["evaluation"])
     folder.mkdir(parents=True, exist_ok=True)
     evaluation.write(folder / METRICS_FILE)
-    write_report(outputs["report"], _with(report, evaluation))
-    _record(evaluation, record, outputs)
+    write_report(outputs["report"], replace(report, evaluation=evaluation))
+    _record(evaluation, {key: row.name for key, row in rows.items()}, record, outputs)
     return _found(evaluation, labelled)
 
 
 def _rows(
     models: Mapping[str, Path | str], faces: UnlabelledFaces, method: str, holdout: LabelledFaces | None
-) -> tuple[list[ReportRow], list[str]]:
-    rows, left_out = [], []
+) -> tuple[dict[str, ReportRow], list[str]]:
+    """Returns the rows by key of their model, in the report's order, and what is left out."""
+    rows, left_out = {}, []
     names = {"source": "source-only", "adabn": "AdaBN", "adapted": method}
     for key, name in names.items():
         reason = skipped_reason(models[key])
@@ -112,8 +120,23 @@ def _rows(
             fix = "Map the holdout's labels to the model's classes, or use a model with these classes."
             raise expected("holdout classes", f"those of the model {name}, {model.classes}", holdout.classes, fix)
         outputs = model.outputs(faces.pixels(model.input_size, model.channels))
-        rows.append(ReportRow(name, outputs.logits, outputs.features, feature_kind=outputs.feature_kind))
+        rows[key] = ReportRow(name, outputs.logits, outputs.features, feature_kind=outputs.feature_kind)
     return rows, left_out
+
+
+def _true_labels(target: UnlabelledFaces, holdout: LabelledFaces) -> np.ndarray | None:
+    """Returns the labels, int64 [N], of target faces that are in the holdout too, -1 for the others.
+
+    That they may be has to be allowed; None where none is. The same face has the same key, which is anonymous in the
+    target, and the same file: keys alone repeat between data sets.
+    """
+    rows = {anonymous_key(key): row for row, key in enumerate(holdout.keys)}
+    found, labels = np.full(len(target), UNKNOWN), holdout.labels
+    for here, key in enumerate(target.keys):
+        there = rows.get(key)
+        if there is not None and target.image(here) == holdout.image(there):
+            found[here] = labels[there]
+    return found if (found != UNKNOWN).any() else None
 
 
 def _histories(models: Mapping[str, Path | str]) -> list[History]:
@@ -167,17 +190,10 @@ def _note(labels: PseudoLabels) -> str:
     return f"{summary['clusters']['k']} clusters of the teacher's features; ranked by {summary['score']}."
 
 
-def _with(report: ReportData, evaluation: Evaluation) -> ReportData:
-    from dataclasses import replace
-
-    return replace(report, evaluation=evaluation)
-
-
-def _record(evaluation: Evaluation, record: StageRecord, outputs: Mapping[str, Path | str]) -> None:
-    keys = {name: key for key, name in zip(("source", "adabn", "adapted"), evaluation.rows, strict=False)}
-    if len(evaluation.rows) == 2:
-        keys = dict(zip(evaluation.rows, ("source", "adapted"), strict=True))
-    metrics = {keys[name]: row.metrics.to_json() for name, row in evaluation.rows.items()}
+def _record(
+    evaluation: Evaluation, names: Mapping[str, str], record: StageRecord, outputs: Mapping[str, Path | str]
+) -> None:
+    metrics = {key: evaluation.rows[name].metrics.to_json() for key, name in names.items()}
     record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
     for alarm in evaluation.alarms:
         if alarm.level == "warning":

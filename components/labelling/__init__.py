@@ -4,7 +4,6 @@ from ..faces.pseudo_labels import Columns, PseudoLabels
 from .config import DEFAULT_KEEP, LabellingConfig, default_clusters
 from .labels import LabelledClusters, label_from_clusters, pseudo_labels
 from .purity import ClusterPurity, cluster_purity, smoothed_purity
-from .quality import label_quality
 from .quota import class_quota
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "cluster_purity",
     "default_clusters",
     "label_from_clusters",
-    "label_quality",
     "pseudo_labels",
     "smoothed_purity",
 ]

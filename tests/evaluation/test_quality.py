@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 from ferry.common.errors import UserError
-from ferry.evaluation import pseudo_label_quality, purity_histogram
+from ferry.evaluation import PseudoLabelData, pseudo_label_quality, purity_histogram
+from ferry.evaluation.record import pseudo_labels
 from sklearn.metrics import balanced_accuracy_score, precision_score
 
 
@@ -35,6 +36,29 @@ def test_correctness_equals_scikit_learn():
     assert [item.right for item in found.per_class.values()] == pytest.approx(list(precision))
 
 
+def test_images_without_a_true_label_are_left_out():
+    truth = [0, 0, 0, 0, 1, 1, -1, -1]
+    labels = [0, 0, 1, 2, 1, 1, 0, 2]
+    kept = [1, 0, 0, 0, 1, 1, 1, 1]
+    found = pseudo_label_quality(labels, kept, ["a", "b", "c"], truth)
+    assert (found.n, found.known, found.kept) == (8, 6, 5)
+    assert found.accuracy == pytest.approx(4 / 6)
+    assert (found.kept_accuracy, found.kept_mean_class) == (1.0, 1.0)
+    shown = {name: (item.kept, item.right, item.found, item.true_kept) for name, item in found.per_class.items()}
+    assert shown == {"a": (2, 1.0, 1.0, 1), "b": (2, 1.0, 1.0, 2), "c": (1, None, None, 0)}
+    nobody = pseudo_label_quality(labels, kept, ["a", "b", "c"], [-1] * 8)
+    assert nobody == pseudo_label_quality(labels, kept, ["a", "b", "c"])
+    assert (nobody.known, nobody.accuracy, nobody.kept_accuracy) == (0, None, None)
+
+
+def test_the_report_says_of_how_many_faces_the_true_label_is_known():
+    section, _ = pseudo_labels(PseudoLabelData([0, 1, 1, 0], [1, 1, 1, 1], true_labels=[0, 1, 0, -1]), ["a", "b"])
+    words = section.intro.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Where the true label is known (3 faces), 66.7 % of all pseudo-labels are right" in words
+    section, _ = pseudo_labels(PseudoLabelData([0, 1], [1, 1]), ["a", "b"])
+    assert "how many are right is not known" in section.intro
+
+
 def test_nothing_kept_and_no_image_give_none():
     found = pseudo_label_quality([0, 1], [0, 0], ["a", "b"], [0, 1])
     assert (found.kept_accuracy, found.kept_mean_class, found.accuracy) == (None, None, 1)
@@ -52,3 +76,7 @@ def test_lengths_and_indices_must_fit():
         pseudo_label_quality([0, 1], [1], ["a", "b"])
     with pytest.raises(UserError, match="`true_labels`"):
         pseudo_label_quality([0, 1], [1, 1], ["a", "b"], [0, 2])
+    with pytest.raises(UserError, match="`true_labels`"):
+        pseudo_label_quality([0, 1], [1, 1], ["a", "b"], [0, -2])
+    with pytest.raises(UserError, match="`true_labels`"):
+        pseudo_label_quality([0, 1], [1, 1], ["a", "b"], [0])

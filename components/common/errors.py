@@ -117,6 +117,26 @@ def disk_errors(what: str) -> Iterator[None]:
         _raise_disk_error(error, what)
 
 
+def of_the_system(error: OSError) -> FerryError:
+    """Returns the error for what the system refused: of a path, which is the user's, or of something that may pass.
+
+    Args:
+        error: As the system raised it, anywhere.
+    """
+    path = error.filename2 or error.filename
+    reason = error.strerror or str(error) or type(error).__name__
+    try:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _raise_disk_error(error, str(path or "output"))
+    except FerryError as known:
+        return known
+    if path is None:
+        return RetryableError(f"Expected `system` to do its part, but got '{reason}'. Try again.")
+    if isinstance(error, PermissionError):
+        return expected(str(path), "accessible to this user", reason, "Change its permissions, or choose another path.")
+    return expected(str(path), "a usable path", reason, "Check the path.")
+
+
 def _raise_disk_error(error: OSError, what: str) -> NoReturn:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise RetryableError(

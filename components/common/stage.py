@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .checkpoints import given_paths
-from .errors import FerryError, RetryableError
+from .errors import FerryError, RetryableError, of_the_system
 from .files import write_json
 
 FOLDER_VARIABLE = "FERRY_STAGE_FOLDER"
@@ -89,7 +89,7 @@ def stage(name: str) -> Iterator[StageRecord]:
     """Runs the work of a component.
 
     A :class:`~ferry.common.errors.FerryError` ends the process with its exit code and its message alone; every other
-    error keeps its traceback in the log.
+    error keeps its traceback in the log. What the system refuses gets a message and an exit code like Ferry's own.
 
     Args:
         name: The stage's name, unique within a run.
@@ -117,6 +117,10 @@ def stage(name: str) -> Iterator[StageRecord]:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
         _fail(record, code or 1, f"{name} ended itself with {error.code!r} before its work was done.")
+    except OSError as error:
+        traceback.print_exc()
+        problem = of_the_system(error)
+        _fail(record, problem.exit_code, str(problem))
     except Exception as error:
         traceback.print_exc()
         _fail(record, 1, f"{type(error).__name__}: {error}".rstrip(": "))

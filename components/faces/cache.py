@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..common.errors import expected
+from ..common.errors import UserError, expected
 from ..common.files import atomic_file
 from ..common.progress import progress
 from .decode import SkippedImage, face_pixels
@@ -108,8 +108,12 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fix = f"Set {CACHE_VARIABLE} to a folder that can be written."
-        raise expected("cache", "a folder that can be written", f"{folder}: {error.strerror}", fix) from error
+        raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> UserError:
+    fix = f"Set {CACHE_VARIABLE} to a folder that can be written."
+    return expected("cache", "a folder that can be written", f"{folder}: {error.strerror}", fix)
 
 
 @contextmanager
@@ -120,7 +124,11 @@ def _alone(path: Path) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
+    try:
+        lock = open(path.with_name(f".{path.name}.lock"), "ab")  # noqa: SIM115 - closed below
+    except PermissionError as error:
+        raise _not_writable(path.parent, error) from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

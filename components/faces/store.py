@@ -319,6 +319,8 @@ def _damage_named(path: Path) -> Iterator[None]:
     """Turns what pyarrow raises on damaged files into an error that names the file."""
     try:
         yield
+    except PermissionError as error:
+        raise expected(str(path), "readable for this user", "Permission denied", "Change its permissions.") from error
     except (pa.ArrowException, OSError) as error:
         raise expected(str(path), "a readable Parquet file", str(error), _DAMAGED) from error
 

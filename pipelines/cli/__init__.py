@@ -6,8 +6,6 @@ import os
 import sys
 from typing import Any
 
-from ...common.errors import FerryError
-
 _TYPERS_INTERRUPT = 130
 
 
@@ -19,6 +17,7 @@ def main() -> None:
     """
     import typer
 
+    from ...common.errors import FerryError, of_the_system
     from ...common.stage import log_to_stderr
     from .app import app
 
@@ -45,24 +44,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except OSError as error:
-        problem = _of_the_system(error)
+        problem = of_the_system(error)
         print(f"ferry: {problem}", file=sys.stderr)
         code = problem.exit_code
     sys.exit(code or 0)
-
-
-def _of_the_system(error: OSError) -> FerryError:
-    """Returns the error for what the system refused: of a path, which is the user's, or of something that may pass."""
-    from ...common.errors import RetryableError, disk_errors, expected
-
-    path = error.filename2 or error.filename
-    try:
-        with disk_errors(str(path or "output")):
-            raise error
-    except FerryError as known:
-        return known
-    except OSError:
-        reason = error.strerror or str(error) or type(error).__name__
-        if path is not None:
-            return expected(str(path), "a usable path", reason, "Check the path.")
-        return RetryableError(f"Expected `system` to do its part, but got '{reason}'. Try again.")

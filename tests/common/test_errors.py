@@ -1,4 +1,5 @@
 import errno
+import re
 
 import pytest
 from ferry.common.errors import (
@@ -9,6 +10,7 @@ from ferry.common.errors import (
     disk_errors,
     expected,
     fields_as,
+    of_the_system,
     unknown,
 )
 
@@ -50,6 +52,32 @@ def test_a_field_gets_the_name_that_the_user_knows_and_the_value_stays():
         with pytest.raises(UserError) as raised, fields_as("training_", "epochs", name="network"):
             raise expected(field, "set", f"`{field}`", "Set it.")
         assert str(raised.value) == f"Expected `{name}` to be set, but got '`{field}`'. Set it."
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 75, "large enough for /x/y, .* Free some space"),
+        (OSError(errno.ENOSPC, "No space left on device"), 75, "large enough for output"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x/y"),
+            2,
+            "Expected `/x/y` to be accessible to this user",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "/x/y"),
+            2,
+            "Expected `/x/y` to be a usable path",
+        ),
+        (OSError(errno.EXDEV, "Cross-device link", "/a", None, "/b"), 2, "Expected `/b` to be a usable path"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 75, "but got 'Connection reset by peer'"),
+        (TimeoutError(), 75, "but got 'TimeoutError'"),
+    ],
+)
+def test_what_the_system_refuses_becomes_a_sentence_and_an_exit_code(error, code, message):
+    found = of_the_system(error)
+    assert found.exit_code == code
+    assert re.search(message, str(found))
 
 
 def test_a_full_disk_is_retryable_and_says_so():

@@ -37,6 +37,8 @@ def test_a_stage_leaves_times_warnings_and_facts(folder):
         (RetryableError("disk full"), 75, "disk full"),
         (KeyboardInterrupt(), 75, "was interrupted"),
         (ZeroDivisionError("oops"), 1, "ZeroDivisionError: oops"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "Expected `/x/y` to be accessible to this user"),
+        (ConnectionResetError(104, "Connection reset by peer"), 75, "Connection reset by peer"),
     ],
 )
 def test_an_error_becomes_an_exit_code_and_a_message(folder, error, code, message):

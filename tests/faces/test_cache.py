@@ -111,6 +111,15 @@ def test_unusable_cache_folder_is_named(faces, tmp_path):
         faces.pixels(8, 1, tmp_path / "file")
 
 
+def test_a_cache_of_another_user_is_named(faces, tmp_path, monkeypatch):
+    def forbidden(path, *mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache_module, "open", forbidden, raising=False)
+    with pytest.raises(UserError, match=r"`cache` to be a folder that can be written.*Set FERRY_CACHE"):
+        faces.pixels(8, 1, tmp_path / "cache")
+
+
 def test_full_disk_is_retryable_and_leaves_no_half_file(faces, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -298,6 +298,15 @@ def test_damage_is_named_with_its_file(labelled, damage, message):
         list(open_faces(labelled, "train").iter_images())
 
 
+def test_a_shard_that_may_not_be_read_is_not_called_damaged(labelled, monkeypatch):
+    def forbidden(path, **given):
+        raise PermissionError(13, f"Failed to open local file '{path}'")
+
+    monkeypatch.setattr(pq, "ParquetFile", forbidden)
+    with pytest.raises(UserError, match=r"parquet` to be readable for this user.*Change its permissions"):
+        open_faces(labelled, "train")
+
+
 def edited(root, change):
     path = root / "faces.json"
     content = json.loads(path.read_text())

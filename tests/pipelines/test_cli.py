@@ -287,7 +287,7 @@ def test_ctrl_c_ends_with_75_and_a_word(ferry, monkeypatch):
     ("error", "code", "shown"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), 75, "Free some space"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "Expected `/x/y` to be writable"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "Expected `/x/y` to be accessible"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 75, "but got 'Connection reset by peer'"),
         (TimeoutError(), 75, "but got 'TimeoutError'"),
     ],

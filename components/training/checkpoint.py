@@ -38,6 +38,7 @@ class Checkpoint:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.previous = self.path.with_name(self.path.name + ".previous")
+        self._worth_keeping = True
 
     def load(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the newest good checkpoint, None where there is none.
@@ -58,6 +59,7 @@ class Checkpoint:
             except DamagedCheckpoint as error:
                 logger.warning("The checkpoint %s is damaged (%s).", path, error)
                 damaged.append(path)
+                self._worth_keeping = self._worth_keeping and path != self.path
                 continue
             _check_identity(path, content["identity"], identity)
             if path == self.previous:
@@ -85,7 +87,9 @@ class Checkpoint:
             file.write(_SEAL + hashlib.sha256(buffer.getbuffer()).digest())
             file.flush()
             os.fsync(file.fileno())
-            self._keep_current()
+            if self._worth_keeping:  # a damaged file must not take the place of the good one before it
+                self._keep_current()
+        self._worth_keeping = True
 
     def _keep_current(self) -> None:
         """Makes the present file also the previous one; it never goes away in between."""

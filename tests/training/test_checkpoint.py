@@ -56,6 +56,28 @@ def test_any_truncation_falls_back_with_a_warning(pair, caplog):
         assert str(pair.previous) in caplog.text
 
 
+def test_a_damaged_file_never_takes_the_place_of_the_good_one_before_it(pair, monkeypatch):
+    pair.path.write_bytes(pair.path.read_bytes()[:-9])
+    again = Checkpoint(pair.path)
+    again.load(IDENTITY)
+    rename = os.replace
+
+    def killed(source, target):
+        if target == pair.path:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        again.save(content(3))
+    assert Checkpoint(pair.path).load(IDENTITY)["step"] == 1
+    monkeypatch.undo()
+    for step in (3, 4):
+        again.save(content(step))
+        assert read_checkpoint(pair.path)["step"] == step
+    assert read_checkpoint(pair.previous)["step"] == 3
+
+
 def test_any_changed_byte_is_noticed(pair):
     whole = pair.path.read_bytes()
     for place in range(0, len(whole), 37):

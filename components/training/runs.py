@@ -113,13 +113,21 @@ def connect(uri: str = "", advice: str = "Start the server and try again.") -> A
             if _database(uri) is not None:
                 client.search_registered_models(max_results=1)  # opens the store, hence makes its tables, in the lock
         except SQLAlchemyError as error:
-            raise expected(
-                "MLFLOW_TRACKING_URI",
-                "a store that MLflow can open",
-                f"{_without_password(uri)}: {_first(error)}",
-                advice,
-            ) from None
+            raise _store_error(uri, error, advice) from None
     return client
+
+
+def _store_error(uri: str, error: Exception, advice: str) -> FerryError:
+    """Returns the error for a database that MLflow cannot open: full disks pass, damaged files do not."""
+    if "disk is full" in str(error):
+        return RetryableError(
+            f"Expected `disk` to be large enough for {_database(uri) or uri}, but got '{_first(error)}'. "
+            "Free some space and run the same command again."
+        )
+    database = _database(uri)
+    fix = advice if database is None else f"Move {database} away: a new store is made, and runs keep their run.json."
+    got = f"{_without_password(uri)}: {_first(error)}"
+    return expected("MLFLOW_TRACKING_URI", "a store that MLflow can open", got, fix)
 
 
 @contextmanager

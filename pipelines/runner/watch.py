@@ -114,21 +114,22 @@ class Watch:
         work = state.get("id", self._work)
         if self._bar_of != work:  # a bar that had a total cannot lose it
             self._close_bar()
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn
+        shown = {
+            "description": state.get("description", self._work),
+            "total": state.get("total"),
+            "completed": state.get("done", 0),
+            "numbers": self._numbers(state, bar=True),
+        }
+        if self._bar is not None:
+            self._bar.update(self._bar_task, **shown)
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = [TextColumn("    {task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}")]
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar_task, self._bar_of = self._bar.add_task("", total=None, numbers=""), work
-            self._bar.start()
-        self._bar.update(
-            self._bar_task,
-            description=state.get("description", self._work),
-            total=state.get("total"),
-            completed=state.get("done", 0),
-            numbers=self._numbers(state, bar=True),
-        )
+        columns = [TextColumn("    {task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}")]
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar_task, self._bar_of = self._bar.add_task(**shown), work
+        self._bar.start()
 
     def _close_bar(self) -> None:
         if self._bar is not None:

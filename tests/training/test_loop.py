@@ -422,6 +422,17 @@ def test_long_trainings_get_a_written_estimate(monkeypatch, caplog):
     assert result.estimate.seconds == pytest.approx(result.estimate.images / result.estimate.images_per_second)
 
 
+def test_the_estimate_is_right_within_a_factor_of_two():
+    class Slow(Linear):
+        def step(self, batch):
+            time.sleep(0.01)
+            return super().step(batch)
+
+    result = train(Slow(), PIXELS, config(epochs=25, batch_size=8))
+    left = result.seconds * result.estimate.images / result.images
+    assert 0.5 < result.estimate.seconds / left < 2
+
+
 def test_estimates_read_well_and_short_trainings_say_nothing(caplog):
     assert str(estimate.Estimate(90_000, 300.0, 300.0, 12.34)) == (
         "about 5 min 0 s for 90,000 images at 300 images/s (12.3 TFLOP)"

@@ -232,3 +232,21 @@ def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
     client = MlflowClient(uri)
     assert {client.get_run(out.strip()).data.tags["ferry.pipeline"] for out, _ in found} == {"clup"}
     assert Path(tmp_path / "new" / "mlartifacts").as_uri() in client.get_experiment_by_name("ferry").artifact_location
+
+
+def test_a_damaged_store_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "mlflow.db").write_text("no database " * 100)
+    with pytest.raises(UserError, match=r"a store that MLflow can open, but got .*mlflow\.db.*Move .*mlflow\.db away"):
+        runs.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_a_full_disk_under_the_store_can_pass(tmp_path, monkeypatch):
+    import mlflow
+    from sqlalchemy.exc import OperationalError
+
+    def refuse(uri):
+        raise OperationalError("INSERT", {}, Exception("database or disk is full"))
+
+    monkeypatch.setattr(mlflow, "MlflowClient", refuse)
+    with pytest.raises(RetryableError, match=r"Expected `disk` to be large enough for .*mlflow\.db.*Free some space"):
+        runs.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -262,8 +262,8 @@ def _verdict(
         return judge_alone(source, metrics[source])
     others = [name for name in rows if name not in (source, adapted)]
     rival = max(others, key=lambda name: metrics[name].mean_class_accuracy or 0.0, default="")
-    to_rival = compare(adapted, rival) if rival else None
-    return judge(metrics, source, adapted, compare(adapted, source), to_rival, rival)
+    to_rival, gain = (compare(adapted, rival), compare(rival, source)) if rival else (None, None)
+    return judge(metrics, source, adapted, compare(adapted, source), to_rival, rival, gain)
 
 
 def _decisions(logits: Floats) -> Integers:

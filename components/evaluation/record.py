@@ -17,7 +17,7 @@ from .evaluate import Evaluation
 from .formats import count, percent, seconds, short, words
 from .page import Cell, Figure, Figures, Remarks, Section, Table, Terms
 from .plots import histogram_chart, legend_mark, line_chart, scatter_chart
-from .quality import LabelQuality, pseudo_label_quality, purity_histogram
+from .quality import pseudo_label_quality, purity_histogram
 
 MAX_CURVES = 8
 _TITLES = {
@@ -95,7 +95,7 @@ class History:
         return [key for key in _TITLES if key in seen] + others
 
 
-def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> tuple[Section, LabelQuality]:
+def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> Section:
     """Coverage and, where true labels exist, correctness of pseudo-labels; purity; lost classes."""
     quality = pseudo_label_quality(data.labels, data.kept, classes, data.true_labels)
     intro = (
@@ -129,7 +129,7 @@ def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> tuple[Sectio
         caption = f"Mean purity {mean:.3f}. Grey: all faces; blue: kept ones." if math.isfinite(mean) else ""
         chart = histogram_chart(edges, everything, kept, "purity of the face's cluster", label)
         section.parts.append(Figures([Figure("Purity", chart, caption)]))
-    return section, quality
+    return section
 
 
 def curves(history: History, anchor: str) -> Section | None:

@@ -6,7 +6,7 @@ It holds no face and loads nothing from elsewhere: no script, font, style or ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from . import record, sections
 from .alarms import Alarm, collapse_alarm, lost_class_alarm
 from .evaluate import Evaluation, evaluate
 from .page import Section
+from .quality import pseudo_label_quality
 from .record import History, PseudoLabelData
 from .verdict import Verdict
 
@@ -72,7 +73,7 @@ class ReportData:
         lineage: Digests, versions, ids.
         times: Seconds by stage, in order.
         left_out: Sentences that say what is missing and why.
-        evaluation: The evaluation of the same rows, where it was made already.
+        evaluation: What :meth:`evaluated` returned, where it was made already.
         embedding_points: At most so many faces in the embedding pictures; 0 for no pictures.
         seed: Seed of the embedding.
     """
@@ -105,10 +106,10 @@ class ReportData:
             raise expected("embedding_points", "0 or at least 3", self.embedding_points, "Pass a number such as 1000.")
 
     def evaluated(self) -> Evaluation:
-        """Returns the evaluation, made now where none was given."""
+        """Returns the evaluation, made now where none was given; its alarms tell of pseudo-labels and trainings too."""
         if self.evaluation is not None:
             return self.evaluation
-        return evaluate(
+        found = evaluate(
             {row.name: row for row in self.rows},
             self.labels,
             self.classes,
@@ -118,6 +119,20 @@ class ReportData:
             groups=self.groups,
             seed=self.seed,
         )
+        alarms = sorted([*found.alarms, *self.run_alarms()], key=lambda alarm: alarm.level != "warning")
+        return replace(found, alarms=tuple(alarms))
+
+    def run_alarms(self) -> list[Alarm]:
+        """Returns what the run itself warns of: classes without pseudo-labels, a pretraining that learned nothing."""
+        alarms = []
+        if self.pseudo_labels is not None:
+            kept = pseudo_label_quality(self.pseudo_labels.labels, self.pseudo_labels.kept, self.classes)
+            alarms += lost_class_alarm(kept.lost_classes)
+        for history in self.histories:
+            last = history.last("loss")
+            if last is not None and history.prototypes:
+                alarms += collapse_alarm(last, history.prototypes, history.name)
+        return alarms
 
 
 def render_report(data: ReportData) -> str:
@@ -132,7 +147,7 @@ def render_report(data: ReportData) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     evaluation = data.evaluated()
-    parts, alarms = _sections(data, evaluation)
+    parts = _sections(data, evaluation)
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -148,7 +163,7 @@ def render_report(data: ReportData) -> str:
         verdict=evaluation.verdict,
         level=_level(evaluation.verdict, evaluation),
         tiles=sections.tiles(evaluation),
-        alarms=sorted(alarms, key=lambda alarm: alarm.level != "warning"),
+        alarms=evaluation.alarms,
         sections=parts,
         version=__version__,
     )
@@ -168,8 +183,7 @@ def write_report(path: Path | str, data: ReportData) -> None:
     write_text(path, render_report(data))
 
 
-def _sections(data: ReportData, evaluation: Evaluation) -> tuple[list[Section], list[Alarm]]:
-    alarms = list(evaluation.alarms)
+def _sections(data: ReportData, evaluation: Evaluation) -> list[Section]:
     remarks = list(data.left_out)
     found: list[Section | None] = [
         sections.results(evaluation, {row.name: row.note for row in data.rows}),
@@ -181,14 +195,9 @@ def _sections(data: ReportData, evaluation: Evaluation) -> tuple[list[Section], 
         sections.label_free(evaluation),
     ]
     if data.pseudo_labels is not None:
-        section, quality = record.pseudo_labels(data.pseudo_labels, data.classes)
-        found.append(section)
-        alarms += lost_class_alarm(quality.lost_classes)
+        found.append(record.pseudo_labels(data.pseudo_labels, data.classes))
     for index, history in enumerate(data.histories):
         found.append(record.curves(history, f"training-{index + 1}"))
-        last = history.last("loss")
-        if last is not None and history.prototypes:
-            alarms += collapse_alarm(last, history.prototypes, history.name)
     if data.embedding_points:
         features = {row.name: row.features for row in data.rows}
         section_or_none, missing = record.embeddings(evaluation, features, data.embedding_points, data.seed)
@@ -196,7 +205,7 @@ def _sections(data: ReportData, evaluation: Evaluation) -> tuple[list[Section], 
         remarks += missing
     found.append(record.run_record(data.parameters, data.lineage, data.times))
     found += [record.left_out(remarks + _own_remarks(data, evaluation)), record.reading()]
-    return [section for section in found if section is not None], alarms
+    return [section for section in found if section is not None]
 
 
 def _own_remarks(data: ReportData, evaluation: Evaluation) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import __version__
 from ..common.errors import expected
-from ..common.files import read_json
+from ..common.files import read_json, write_json
 from ..common.stage import FOLDER_VARIABLE, StageRecord
 from ..faces import LabelledFaces, UnlabelledFaces, open_faces, open_unlabelled
 from ..faces.pseudo_labels import PseudoLabels
@@ -80,14 +80,7 @@ def evaluation_stage(
         title=f"{method} adaptation report",
         subtitle=f"{len(target):,} unlabelled target faces, {len(holdout):,} labelled holdout faces",
         scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
-        groups=holdout.groups if labelled and holdout.groups and len(set(holdout.groups)) <= 20 else None,
-        pseudo_labels=PseudoLabelData(
-            labels=labels.columns.label,
-            kept=labels.columns.kept,
-            purity=labels.columns.purity,
-            true_labels=_true_labels(target, holdout),
-            note=_note(labels),
-        ),
+        pseudo_labels=_pseudo_labels(labels, _true_labels(target, holdout)),
         histories=_histories(models),
         parameters=_parameters(models, labels),
         lineage=_lineage(models, holdout, target),
@@ -98,10 +91,16 @@ def evaluation_stage(
     evaluation = report.evaluated()
     folder = Path(outputs["evaluation"])
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation.write(folder / METRICS_FILE)
+    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(labels)})
     write_report(outputs["report"], replace(report, evaluation=evaluation))
-    _record(evaluation, {key: row.name for key, row in rows.items()}, record, outputs)
-    return _found(evaluation, labelled)
+    known = report.run_alarms()  # the stages before have warned of these
+    for alarm in evaluation.alarms:
+        if alarm.level == "warning" and alarm not in known:
+            record.warn(alarm.text)
+    metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
+    record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
+    _track(metrics, outputs)
+    return _found(evaluation, metrics) if labelled else Found(classes=list(evaluation.classes))
 
 
 def _rows(
@@ -185,19 +184,20 @@ def _times() -> dict[str, float]:
     return {entry["name"]: round(entry["ended"] - entry["started"], 1) for entry in done}
 
 
-def _note(labels: PseudoLabels) -> str:
-    summary = labels.summary
-    return f"{summary['clusters']['k']} clusters of the teacher's features; ranked by {summary['score']}."
+def _pseudo_labels(labels: PseudoLabels, true_labels: np.ndarray | None) -> PseudoLabelData:
+    columns, summary = labels.columns, labels.summary
+    note = f"{summary['clusters']['k']} clusters of the teacher's features; ranked by {summary['score']}."
+    return PseudoLabelData(columns.label, columns.kept, columns.purity, true_labels, note)
 
 
-def _record(
-    evaluation: Evaluation, names: Mapping[str, str], record: StageRecord, outputs: Mapping[str, Path | str]
-) -> None:
-    metrics = {key: evaluation.rows[name].metrics.to_json() for key, name in names.items()}
-    record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
-    for alarm in evaluation.alarms:
-        if alarm.level == "warning":
-            record.warn(alarm.text)
+def _target(labels: PseudoLabels) -> dict[str, Any]:
+    """Returns what a model card says of the data that the model was adapted to."""
+    kept = labels.columns.kept
+    counts = np.bincount(labels.columns.label[kept], minlength=len(labels.classes))
+    return {"images": len(labels), "kept": dict(zip(labels.classes, counts.tolist(), strict=True))}
+
+
+def _track(metrics: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, Path | str]) -> None:
     with open_tracker("evaluation") as tracker:
         for key, row in metrics.items():
             tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)
@@ -205,12 +205,9 @@ def _record(
         tracker.artifact(Path(outputs["evaluation"]) / METRICS_FILE)
 
 
-def _found(evaluation: Evaluation, labelled: bool) -> Found:
-    if not labelled:
-        return Found(classes=list(evaluation.classes))
-    scalars = {}
-    for row, prefix in ((evaluation.source, "source"), (evaluation.adapted, "adapted")):
-        values = evaluation.rows[row].metrics.to_json()
-        scalars.update({f"{prefix}_{name}": float(values[name]) for name in _SCALARS if values.get(name) is not None})
+def _found(evaluation: Evaluation, metrics: Mapping[str, Mapping[str, Any]]) -> Found:
+    scalars = {
+        f"{key}_{name}": float(row[name]) for key, row in metrics.items() for name in _SCALARS if row[name] is not None
+    }
     matrix = [[int(cell) for cell in line] for line in evaluation.rows[evaluation.adapted].metrics.confusion]
     return Found(scalars, list(evaluation.classes), matrix)

@@ -41,6 +41,7 @@ def judge(
     to_source: Differences,
     to_rival: Differences | None = None,
     rival: str = "",
+    rival_to_source: Differences | None = None,
 ) -> Verdict:
     """Judges the adapted model against its source and against the best other row.
 
@@ -51,9 +52,14 @@ def judge(
         to_source: ``adapted - source`` by metric.
         to_rival: ``adapted - rival`` by metric, or None where there is no third row.
         rival: Name of the best other row.
+        rival_to_source: ``rival - source`` by metric, or None where there is no third row.
     """
     level, metric = _level(to_source["mean_class_accuracy"], to_source["accuracy"])
     sentence = _sentence(metrics, source, adapted, to_source, metric, level)
+    if level == "worse" and rival_to_source is not None and (gain := rival_to_source["mean_class_accuracy"]).low > 0:
+        reached = _from_to(metrics, source, rival, gain.metric)
+        sentence += f" {rival} alone raises mean-class accuracy {reached} ({change(gain)})."
+        return Verdict("worse", sentence, f"Use {rival} instead of {adapted}.", rival)
     if to_rival is not None and level != "worse":
         gap = to_rival["mean_class_accuracy"]
         if gap.value < 0:

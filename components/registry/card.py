@@ -218,10 +218,14 @@ def _summary(info: ModelInfo) -> str:
 
 def _data(info: ModelInfo, evaluation: Mapping[str, Any], labelled: bool) -> dict[str, str]:
     """Returns what the model was made and measured on; an unknown digest stays empty and makes the card incomplete."""
-    digest = info.lineage.get("target", "")
-    made = {"adapted to": f"unlabelled faces with the digest {digest}" if digest else ""}
+    target, digest = evaluation.get("target") or {}, info.lineage.get("target", "")
+    count = f"{target['images']:,} " if target else ""
+    made = {"adapted to": f"{count}unlabelled faces with the digest {digest}" if digest else ""}
     if "faces" in info.lineage:
         made = {"trained on": f"labelled faces with the digest {info.lineage['faces']}"}
+    elif target:
+        kept = ", ".join(f"{name} {number:,}" for name, number in target["kept"].items())
+        made["pseudo-labels trained on"] = f"{sum(target['kept'].values()):,} ({kept})"
     images, scored = int(evaluation.get("images", 0)), evaluation.get("scored_classes", ())
     measured = f"{images:,} {'labelled' if labelled else 'unlabelled target'} faces"
     if labelled and 0 < len(scored) < len(info.classes or ()):
@@ -243,8 +247,8 @@ def _blank(value: Any) -> bool:
     return value is None or value == {}
 
 
-def _percent(value: float | None) -> str:
-    return "not known" if value is None else f"{100 * value:.1f} %"
+def _percent(value: float | None, none: str = "not known") -> str:
+    return none if value is None else f"{100 * value:.1f} %"
 
 
 def _number(value: float | None) -> str:

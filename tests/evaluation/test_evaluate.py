@@ -46,6 +46,13 @@ class TestVerdict:
         assert (found.level, found.use) == ("worse", "AdaBN")
         assert "AdaBN alone reaches" in found.sentence
 
+    def test_after_a_loss_a_clearly_better_baseline_is_advised_and_not_the_source(self, labels, make):
+        found = verdict(labels, make, 0.6, 0.4, AdaBN=0.85)
+        assert (found.level, found.use) == ("worse", "AdaBN")
+        assert "AdaBN alone raises mean-class accuracy from" in found.sentence
+        assert found.advice == "Use AdaBN instead of CluP."
+        assert verdict(labels, make, 0.6, 0.4, AdaBN=0.62).use == "source-only"
+
     def test_a_baseline_that_is_hardly_better_leaves_it_open(self, labels, make):
         found = verdict(labels, make, 0.5, 0.70, AdaBN=0.74)
         assert (found.level, found.use) == ("mixed", "")

@@ -80,6 +80,30 @@ def test_three_rows_with_their_numbers_in_every_place(room, tmp_path):
     assert all(f">{name}<" in page.replace("\n", "") for name in ("source-only", "AdaBN", "CluP"))
     assert "No embedding" in page
     assert "how many are right is not known" in page  # no face of the target has a label here
+    labels = PseudoLabels.load(room.folder / "labels")
+    kept = written["target"]["kept"]
+    assert (written["target"]["images"], sum(kept.values())) == (len(labels), labels.columns.kept.sum())
+    assert list(kept) == list(EXPRESSIONS)
+
+
+def test_a_class_without_pseudo_labels_is_in_the_report_and_in_the_metrics_but_not_warned_of_twice(room, tmp_path):
+    _, record, written, report = room.run(tmp_path)
+    lost = [name for name, count in written["target"]["kept"].items() if count == 0]
+    assert lost
+    (text,) = [alarm["text"] for alarm in written["alarms"] if "No pseudo-label is left" in alarm["text"]]
+    assert all(name in text for name in lost)
+    assert text in report.read_text()
+    assert record.warnings
+    assert not [warning for warning in record.warnings if "pseudo-label" in warning]
+
+
+def test_persons_of_the_holdout_are_not_listed(room, tmp_path):
+    """Groups of a Faces folder are persons or videos: they are for splits, and no table of a report or card."""
+    _, _, written, report = room.run(tmp_path)
+    persons = open_faces(room.folder / "holdout").groups
+    assert len(set(persons)) > 1
+    assert written["rows"]["CluP"]["groups"] == {}
+    assert not [person for person in persons if person in report.read_text()]
 
 
 def test_a_row_that_could_not_be_made_is_left_out_by_name(room, tmp_path):

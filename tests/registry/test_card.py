@@ -110,6 +110,26 @@ def test_a_model_of_unknown_target_has_an_incomplete_card(evaluation, tmp_path):
     assert card.missing() == ["data.adapted to"]
 
 
+def test_the_data_are_counted_where_the_evaluation_knows_them(model, evaluation):
+    found = json.loads((evaluation / "metrics.json").read_text())
+    kept = dict.fromkeys(found["classes"], 30) | {"disgust": 0, "neutral": 1200}
+    card = make_card("faces", load_info(model), {**found, "target": {"images": 2700, "kept": kept}})
+    assert card.data["adapted to"] == f"2,700 unlabelled faces with the digest {TARGET}"
+    assert card.data["pseudo-labels trained on"].startswith("1,350 (anger 30, disgust 0, ")
+    assert "neutral 1,200" in card.to_markdown()
+    assert card.data["evaluated on"] == "140 labelled faces"
+    assert card.missing() == []
+
+
+def test_what_has_no_number_is_said_in_words(model, evaluation):
+    card = card_of(model, evaluation)
+    never = {**card.per_class["fear"], "precision": None}
+    empty = {**card.per_class["fear"], "recall": None, "recall_interval": None, "precision": None, "n": 0}
+    text = dataclasses.replace(card, per_class={**card.per_class, "fear": never, "disgust": empty}).to_markdown()
+    assert "| disgust | no face | never decided | 0 |" in text
+    assert f"| never decided | {never['n']} |" in text
+
+
 def test_a_source_model_is_not_called_adapted(evaluation, tmp_path):
     card = card_of(make_model(tmp_path / "m", faces=TARGET), evaluation)
     assert "adapted" not in card.summary

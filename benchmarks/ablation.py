@@ -36,19 +36,15 @@ EPOCHS, WIDTH = SOURCE_PARAMETERS["training_epochs"], SOURCE_PARAMETERS["network
 
 ROWS = {
     "source-only": ("source", 1),
-    "source-only, three times the training": ("source", 3),
+    "source-only, twice the training": ("source", 2),
     "AdaBN": ("adabn", 1),
-    "AdaBN, three times the training": ("adabn", 3),
+    "AdaBN, twice the training": ("adabn", 2),
     "**CluP**": {},
-    "without stage 1: the teacher's own labels, all of them": {"score": "confidence", "keep": 1.0},
-    "stage 1 with the teacher's confidence in place of clusters": {"score": "confidence"},
-    "stage 1 without selection: all cluster labels": {"keep": 1.0},
-    "stage 1 as published: the plain source model labels": {"teacher": "source"},
-    "without stage 2: from the AdaBN model": {"start": "adabn"},
-    "without stage 2: from the source model": {"start": "source"},
-    "without stage 2: from fresh weights": {"start": "scratch"},
+    "without stage 1: fine-tuned on all of the teacher's labels": {"score": "confidence", "keep": 1.0},
+    "stage 1 by the teacher's confidence in place of clusters": {"score": "confidence"},
+    "stage 1 labelled by the plain source model, as published": {"teacher": "source"},
+    "without stage 2: fine-tuned from the AdaBN model": {"start": "adabn"},
     "stage 2 from random weights": {"init": "random"},
-    "stage 2 with DeepClusterV2": {"method": "deepcluster"},
 }
 """Row to what is shown: a model and the factor on the source's epochs, or the changes to CluP's defaults."""
 

@@ -1,6 +1,8 @@
 """The package as a whole: what is installed, what importing costs, house rules that a machine can see."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -82,3 +84,49 @@ def test_doors_import_nothing_but_kfp_and_images():
             names = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
             assert names <= {"kfp", "common.images"}, path
             assert not [node for node in tree.body if isinstance(node, ast.Import)], path
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The folder into which the wheel was installed, made from a copy because setuptools leaves things beside it."""
+    place = tmp_path_factory.mktemp("wheel")
+    for name in ("components", "pipelines"):
+        shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place / "source")
+    install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(place / "installed")]
+    subprocess.run([sys.executable, "-m", "pip", *install, str(place / "source")], check=True, capture_output=True)
+    return place / "installed"
+
+
+@pytest.mark.integration
+def test_the_wheel_holds_every_file_of_the_package(wheel):
+    found = {str(path.relative_to(wheel / "ferry")) for path in (wheel / "ferry").rglob("*") if path.is_file()}
+    for folder, below in (("components", ""), ("pipelines", "pipelines/")):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert f"{below}{path.relative_to(ROOT / folder)}" in found
+
+
+@pytest.mark.integration
+def test_the_command_works_from_the_wheel_outside_the_repository(wheel, tmp_path):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FERRY_", "MLFLOW_"))}
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, "-P", *words],
+            cwd=tmp_path,
+            env={**kept, "PYTHONPATH": str(wheel)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("-c", "import ferry; print(ferry.__file__)").strip() == str(wheel / "ferry" / "__init__.py")
+    ferry = str(wheel / "bin" / "ferry")
+    assert run(ferry, "--version").strip() == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    run(ferry, "compile", "clup", "-o", "clup.yaml")
+    assert "sdkVersion" in (tmp_path / "clup.yaml").read_text()
+    run(ferry, "faces", "render", "28", "-o", "faces")

@@ -98,7 +98,7 @@ class Watch:
         if sys.stderr.isatty():
             if self.say is not silent and (state or now - self._since >= _BAR_AFTER):
                 self._draw(state)
-        elif now - self._lined >= _LINE_EVERY:
+        elif now - max(self._lined, self._since) >= _LINE_EVERY:
             self._lined = now
             self.say(f"    {state['description'] if state else self._work}: {self._numbers(state, bar=False)}")
 

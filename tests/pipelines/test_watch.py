@@ -83,9 +83,12 @@ def test_in_a_log_there_is_a_line_with_rate_and_time_left_every_fifteen_seconds(
 def test_in_a_log_a_stage_that_does_not_count_says_for_how_long_it_has_been_at_work(watch, place, clock, lines):
     clock.now += 16
     watch.look()
+    clock.now += 14
     leave(place, "register", "running")
     watch.look()
-    clock.now += 20
+    clock.now += 14
+    watch.look()
+    clock.now += 6
     watch.look()
     assert lines == ["    starting: 16 s so far", "  register ...", "    register: 20 s so far"]
 

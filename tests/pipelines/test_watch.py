@@ -70,6 +70,7 @@ def test_a_damaged_record_is_passed_over(watch, place, lines):
 
 def test_in_a_log_there_is_a_line_with_rate_and_time_left_every_fifteen_seconds(watch, place, clock, lines):
     leave(place, "train", "running")
+    watch.look()
     with progress_module.Progress("training", 1000) as bar:
         for _ in range(40):
             clock.now += 1

@@ -1,4 +1,4 @@
-"""Every command in the documentation runs, and the README's Python runs."""
+"""Every command in the documentation runs, the README's Python runs, and what is named in passing exists."""
 
 import os
 import re
@@ -52,9 +52,85 @@ def test_every_command_runs(page, folder):
 @pytest.mark.integration
 def test_the_python_of_the_readme_runs_and_prints_a_result(folder):
     (script,) = blocks(ROOT / "README.md", "python")
-    assert len([line for line in script.splitlines() if line.strip()]) <= 12
+    assert len([line for line in script.splitlines() if line.strip()]) <= 10
     printed = shell(f"{sys.executable} - <<'PY'\n{script}\nPY", folder)
     assert re.search(r"0\.\d+ .*report\.html", printed)
+
+
+def spans(page):
+    """The code within sentences and tables of a page."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def commands():
+    """Words of every command to its options."""
+    import typer
+    from ferry.pipelines.cli.app import app
+
+    found = {}
+
+    def walk(command, words):
+        found[words] = {option for entry in command.params for option in (*entry.opts, *entry.secondary_opts)}
+        for name, below in getattr(command, "commands", {}).items():
+            walk(below, (*words, name))
+
+    walk(typer.main.get_command(app), ())
+    return found
+
+
+def alternatives(words):
+    """`faces import/show` are two commands."""
+    if re.fullmatch(r"[a-z]+(/[a-z]+)+", words[-1]):
+        return [(*words[:-1], last) for last in words[-1].split("/")]
+    return [words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_options_that_are_named_in_passing_exist(page):
+    known = commands()
+    groups = {words[:-1] for words in known if words}
+    everywhere = set.union(*known.values(), {"--help"})
+    for span in spans(page):
+        first, *rest = span.split()
+        if first == "ferry" and rest:
+            for words in alternatives(tuple(rest)):
+                command = next(words[:end] for end in range(len(words), -1, -1) if words[:end] in known)
+                assert command not in groups, f"{span} names no command"
+                assert {word for word in words if word.startswith("-")} <= known[command], span
+        elif first.startswith("-"):
+            assert first in everywhere, span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_parameters_that_are_named_in_passing_exist(page):
+    from ferry.pipelines.catalogue import PIPELINES, parameters
+
+    known = {name for pipeline in PIPELINES.values() for name in parameters(pipeline)}
+    stages = tuple({name.split("_")[0] for name in known if "_" in name})
+    for span in spans(page):
+        name = re.fullmatch(r"(?:-p )?([a-z]+(?:_[a-z]+)+)(?:=\S+)?", span)
+        if name and name[1].startswith(stages):
+            assert name[1] in known, span
+
+
+def test_every_command_has_its_place_in_the_list_of_commands():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    for words in commands():
+        if words and words[0] != "faces":
+            assert f"`ferry {' '.join(words)}" in text, words
+        elif len(words) == 2:
+            assert words[1] in re.search(r"`ferry faces ([\w/]+)`", text)[1].split("/")
+
+
+def test_every_variable_of_the_list_is_read_somewhere_and_every_one_of_ours_that_people_set_is_listed():
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"`((?:FERRY|S3)_\w+)`", text))
+    sources = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
+    read = set(re.findall(r'"((?:FERRY|S3)_[A-Z_]+)"', "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    between_processes = {"FERRY_STAGE_FOLDER", "FERRY_RUNNER_PID", "FERRY_PROGRESS_FILE", "FERRY_RUN_ID"}
+    assert listed <= read
+    assert read - between_processes <= listed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ _USUAL_PREFIXES = (
 )
 _HEADS = ("fc", "head", "classifier", "linear")
 _BACKBONE_WORDS = ("conv", "bn", "layer", "stem", "downsample")
+_CODE = re.compile(r"GLOBAL ([\w.]+)")
 _MARK = "layer1.0.conv1.weight"
 _PLAIN = (("weight", "weight"), ("bias", "bias"))
 _WEIGHT_NORM = (
@@ -165,7 +167,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _unsafe(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    code = _CODE.search(str(error))  # torch's own message goes on with ways to let the code run
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    reason = f"a pickle that calls {code[1]}" if code else lines[0]
     return expected(
         str(path),
         "a file with nothing but tensors",

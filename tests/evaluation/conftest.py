@@ -28,11 +28,13 @@ def outputs(labels, right, classes=7, seed=0, features=8):
     return Outputs(logits, rng.normal(size=(len(labels), features)) + np.eye(classes, features)[decided] * 4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def labels():
-    return np.random.default_rng(5).choice(7, 350, p=[0.1, 0.1, 0.1, 0.25, 0.25, 0.1, 0.1])
+    drawn = np.random.default_rng(5).choice(7, 350, p=[0.1, 0.1, 0.1, 0.25, 0.25, 0.1, 0.1])
+    drawn.setflags(write=False)
+    return drawn
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make():
     return outputs

@@ -69,7 +69,7 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.words).replace("\N{NO-BREAK SPACE}", " "))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(labels, make):
     rows = [
         ReportRow(name, made.logits, made.features, note)
@@ -102,8 +102,20 @@ def data(labels, make):
     )
 
 
-def test_holds_every_part_and_number(data):
-    page = Page(render_report(data))
+@pytest.fixture(scope="module")
+def html(data):
+    """The page of the data as they are: drawing takes most of the time of these tests."""
+    return render_report(data)
+
+
+@pytest.fixture
+def few(data):
+    """Data of few pictures, for tests of one part."""
+    return replace(data, rows=[data.rows[0], data.rows[2]], pseudo_labels=None, histories=[])
+
+
+def test_holds_every_part_and_number(data, html):
+    page = Page(html)
     evaluation = data.evaluated()
     for row in evaluation.rows.values():
         for value in (
@@ -121,8 +133,8 @@ def test_holds_every_part_and_number(data):
         assert words in page.text, words
 
 
-def test_confusion_cells_are_shares_of_the_true_class(data):
-    html = re.sub(r"\s+", " ", render_report(data))
+def test_confusion_cells_are_shares_of_the_true_class(data, html):
+    html = re.sub(r"\s+", " ", html)
     for row in data.evaluated().rows.values():
         counts = row.metrics.confusion
         for line, of_class in zip(counts, counts.sum(axis=1), strict=True):
@@ -131,8 +143,7 @@ def test_confusion_cells_are_shares_of_the_true_class(data):
                 assert cell in html
 
 
-def test_loads_nothing_from_elsewhere_and_holds_no_image(data):
-    html = render_report(data)
+def test_loads_nothing_from_elsewhere_and_holds_no_image(html):
     page = Page(html)
     assert not {"script", "link", "img", "iframe", "object", "embed", "image"} & set(page.tags)
     assert not re.search(r"https?:|//[a-z]|@import|data:", html)
@@ -145,8 +156,7 @@ def test_loads_nothing_from_elsewhere_and_holds_no_image(data):
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_pictures_have_words_or_are_decoration(data):
-    html = render_report(data)
+def test_pictures_have_words_or_are_decoration(html):
     pictures = re.findall(r"<svg([^>]*)>(.*?)</svg>", html, re.DOTALL)
     assert len(pictures) > 10
     for head, inside in pictures:
@@ -159,27 +169,27 @@ def test_pictures_have_words_or_are_decoration(data):
     assert page.tags.count("table") == page.tags.count("caption")
 
 
-def test_pictures_of_equal_curves_do_not_share_ids(data):
-    page = Page(render_report(replace(data, histories=[History("twice", data.histories[0].records)] * 2)))
+def test_pictures_of_equal_curves_do_not_share_ids(data, few):
+    page = Page(render_report(replace(few, histories=[History("twice", data.histories[0].records)] * 2)))
     assert "training-2" in page.ids
     assert len(page.ids) == len(set(page.ids))
 
 
-def test_verdict_stands_at_the_top(data):
-    page = Page(render_report(data))
+def test_verdict_stands_at_the_top(data, html):
+    page = Page(html)
     sentence = data.evaluated().verdict.sentence.replace("\N{NO-BREAK SPACE}", " ")
     assert page.text.index(sentence) < page.text.index("What to watch") < page.text.index("Models on the holdout")
 
 
-def test_worse_than_the_source_is_a_warning(data):
-    page = Page(render_report(replace(data, rows=data.rows[::-1])))
+def test_worse_than_the_source_is_a_warning(few):
+    page = Page(render_report(replace(few, rows=few.rows[::-1])))
     assert "Warning: not better" in page.text
     assert "Keep the source model (CluP)" in page.text
 
 
 @pytest.mark.parametrize("labels_of", [None, []])
-def test_without_labels_it_says_so_and_shows_no_accuracy(data, labels_of):
-    page = Page(render_report(replace(data, labels=labels_of)))
+def test_without_labels_it_says_so_and_shows_no_accuracy(few, labels_of):
+    page = Page(render_report(replace(few, labels=labels_of)))
     assert "accuracy of CluP on the target is not known" in page.text
     assert "Predicted class shares" in page.text
     assert "Neighbourhood density" in page.text
@@ -210,8 +220,7 @@ def test_words_from_outside_are_escaped(data):
     assert not any(key.startswith("on") for _, key, _ in page.attributes)
 
 
-def test_secrets_are_hidden(data):
-    html = render_report(data)
+def test_secrets_are_hidden(html):
     assert "hunter2" not in html
     assert "s3_secret_key" in html
 
@@ -232,39 +241,39 @@ def test_one_image_one_row_and_no_image(make):
     assert "not known" in Page(render_report(ReportData(CLASSES, [none], []))).text
 
 
-def test_scored_classes_add_a_second_table(data):
-    page = Page(render_report(replace(data, scored_classes=("anger", "happiness"))))
+def test_scored_classes_add_a_second_table(few):
+    page = Page(render_report(replace(few, scored_classes=("anger", "happiness"))))
     assert "Decisions among the scored classes only: anger, happiness" in page.text
     assert "of classes that are not scored" in page.text
 
 
-def test_logits_in_place_of_features_are_told(data):
-    rows = [replace(data.rows[0], features=data.rows[0].logits, feature_kind="logits"), *data.rows[1:]]
-    assert "source-only exposes no features: its logits served" in Page(render_report(replace(data, rows=rows))).text
+def test_logits_in_place_of_features_are_told(few):
+    rows = [replace(few.rows[0], features=few.rows[0].logits, feature_kind="logits"), *few.rows[1:]]
+    assert "source-only exposes no features: its logits served" in Page(render_report(replace(few, rows=rows))).text
 
 
-def test_a_collapsed_pretraining_is_a_warning(data):
+def test_a_collapsed_pretraining_is_a_warning(few):
     stuck = History("Pretraining", [{"step": s, "loss": math.log(150)} for s in range(9)], 150)
-    assert "it learned nothing" in Page(render_report(replace(data, histories=[stuck]))).text
+    assert "it learned nothing" in Page(render_report(replace(few, histories=[stuck]))).text
 
 
-def test_broken_histories_do_not_break_the_page(data):
+def test_broken_histories_do_not_break_the_page(few):
     odd = [
         History("empty", []),
         History("not finite", [{"step": 1, "loss": math.nan}, {"step": 2, "loss": math.inf}]),
         History("words", [{"step": "x", "loss": "y"}]),
     ]
-    page = Page(render_report(replace(data, histories=odd)))
+    page = Page(render_report(replace(few, histories=odd)))
     assert "No finite value" in page.text
     assert not re.search(r"\b(nan|inf)\b", page.text.lower())
 
 
-def test_too_many_groups_are_left_out_by_name(data):
-    page = Page(render_report(replace(data, groups=[f"person {i % 60}" for i in range(350)])))
+def test_too_many_groups_are_left_out_by_name(few):
+    page = Page(render_report(replace(few, groups=[f"person {i % 60}" for i in range(350)])))
     assert "The table by age is left out: 60 values" in page.text
 
 
-def test_stays_small_for_two_thousand_faces(data, make, monkeypatch, tmp_path):
+def test_stays_small_for_two_thousand_faces(make, monkeypatch, tmp_path):
     from ferry.evaluation import embedding, record
 
     def quick(features, points, seed):  # the real one takes seconds; the page's size does not depend on the places
@@ -279,13 +288,13 @@ def test_stays_small_for_two_thousand_faces(data, make, monkeypatch, tmp_path):
     assert (tmp_path / "report.html").stat().st_size < 600_000
 
 
-def test_same_input_gives_the_same_page(data):
-    assert render_report(data) == render_report(data)
+def test_same_input_gives_the_same_page(data, html):
+    assert render_report(data) == html
 
 
-def test_a_given_evaluation_is_used(data):
-    evaluation = evaluate({row.name: row for row in data.rows}, None, CLASSES)
-    assert "not known" in Page(render_report(replace(data, evaluation=evaluation))).text
+def test_a_given_evaluation_is_used(few):
+    evaluation = evaluate({row.name: row for row in few.rows}, None, CLASSES)
+    assert "not known" in Page(render_report(replace(few, evaluation=evaluation))).text
 
 
 def test_rows_must_have_different_names(data):

@@ -135,7 +135,10 @@ def show_layouts(json: JsonOption = False) -> None:
     """List the layouts that can be imported."""
     from ...faces.readers import READERS
 
-    rows = [(name, " ".join((reader.__doc__ or "").split(".")[0].split())) for name, reader in READERS.items()]
+    rows = [
+        (name, " ".join((reader.__doc__ or "").partition(".\n")[0].split()).rstrip("."))
+        for name, reader in READERS.items()
+    ]
     if json:
         print_json(dict(rows))
         return

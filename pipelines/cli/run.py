@@ -76,22 +76,26 @@ def copy_model(result: RunResult, output: Path) -> None:
     """Copies the model that a run made last; an existing folder is replaced whole."""
     from ...common.files import atomic_folder
 
-    model = [task.artifacts["model"] for task in result.record.tasks if "model" in task.artifacts][-1]
+    model = _last_model(result.record)
     with atomic_folder(output) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
 
 
+def _last_model(record: RunRecord) -> str:
+    """Returns the path of the model that the run was for; those before it are its inputs and its baseline."""
+    return [task.artifacts["model"] for task in record.tasks if "model" in task.artifacts][-1]
+
+
 def summarise(record: RunRecord, home: Path) -> None:
     """Prints what a finished run is good for: numbers, report, model, where to look further."""
-    if record.metrics:
+    if any(row.get("n") for row in record.metrics.values()):
         metrics_table(record.metrics)
     if record.report:
         print(f"Report:  {record.report}")
-    for task in record.tasks:
-        if "model" in task.artifacts and not record.model:
-            print(f"Model:   {task.artifacts['model']}")
     if record.model:
         print(f"Model:   {record.model['name']}, version {record.model['version']} ({record.model['uri']})")
+    else:
+        print(f"Model:   {_last_model(record)}")
     print(f"Run:     {home / 'runs' / record.id / 'run.json'}")
     uri = record.mlflow.get("tracking_uri", "")
     if uri.startswith("sqlite"):

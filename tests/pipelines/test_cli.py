@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from ferry.pipelines.cli import run as run_module
-from ferry.pipelines.runner import Home, RunFailed, RunRecord, RunResult
+from ferry.pipelines.runner import Home, RunFailed, RunRecord, RunResult, TaskRecord
 
 COMMANDS = [
     (),
@@ -202,6 +202,20 @@ def test_run_shows_numbers_in_order_and_a_command_that_can_be_copied(ferry, pret
     assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a home/mlflow.db"]
 
 
+def test_without_a_registry_the_path_of_the_run_s_own_model_is_shown_and_without_a_holdout_no_numbers(
+    ferry, pretended, home
+):
+    names = ("import-model", "re-estimate-statistics", "fine-tune", "register")
+    tasks = [
+        TaskRecord(name, "done", artifacts={"model": f"/run/{name}"} if name != "register" else {}) for name in names
+    ]
+    unknown = {"accuracy": None, "mean_class_accuracy": None, "min_class_accuracy": None, "n": 0}
+    pretended(a_record(model={}, tasks=tasks, metrics={"source": unknown, "adapted": unknown}))
+    out = ferry("run", "source", "-p", "faces=faces", "--home", home.root)[1]
+    assert [line for line in out.splitlines() if line.startswith("Model:")] == ["Model:   /run/fine-tune"]
+    assert "accuracy" not in out
+
+
 def test_numbers_are_aligned_to_the_right(ferry, pretended, home):
     record = a_record()
     record.metrics["source"] = {**record.metrics["source"], "accuracy": 0.05}
@@ -256,6 +270,8 @@ def test_layouts_are_listed(ferry):
     found = json.loads(ferry("faces", "layouts", "--json")[1])
     assert {"fer2013", "rafdb", "sfew"} <= set(found)
     assert all(found.values())
+    assert found["sfew"].startswith("SFEW 2.0")
+    assert not [text for text in found.values() if "\n" in text or text.endswith(".") or ". " in text]
     assert "fer2013" in ferry("faces", "layouts")[1]
 
 

@@ -73,7 +73,8 @@ def evidence_alarms(source: Metrics, adapted: Metrics, name: str = "the model") 
     dead = [key for key, item in present.items() if item.correct == 0]
     if dead and len(present) > 1:
         alive = [key for key in dead if source.per_class[key].correct]
-        before = f"; before adaptation {names(alive)} {'was' if len(alive) == 1 else 'were'}" if alive else ""
+        which = "" if alive == dead else f" of {names(alive)}"
+        before = f"; the source model recognises some{which}" if alive else ""
         alarms.append(Alarm("warning", f"{name} recognises no image of {names(dead)}{before}."))
     if source.ece is not None and adapted.ece is not None and adapted.ece - source.ece >= 0.05:
         text = f"{name}'s confidence is less reliable than its source's: calibration error {percent(source.ece)} before"
@@ -94,7 +95,10 @@ def collapse_alarm(loss: float, prototypes: int, name: str) -> list[Alarm]:
     bound = math.log(prototypes) if prototypes > 1 else math.inf
     if not math.isfinite(loss) or loss < bound - 0.02:
         return []
-    text = f"{name} ended at a loss of {loss:.3f}, which is ln K for {prototypes:,} prototypes: it learned nothing."
+    text = (
+        f"{name} ended at a loss of {loss:.3f}, no better than a guess among {prototypes:,} prototypes "
+        f"(ln K = {bound:.3f}): it learned nothing."
+    )
     return [Alarm("warning", text)]
 
 

@@ -297,7 +297,9 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
-    margin = 0.06 * (high - low) or max(abs(high) * 0.1, 1e-6)
+    missing = 0.02 * max(abs(low), abs(high)) - (high - low)  # what hardly changes shall look so
+    low, high = low - max(missing, 0) / 2, high + max(missing, 0) / 2
+    margin = 0.06 * (high - low) or 1e-6
     return (0.0 if 0 <= low < margin * 3 else low - margin), high + margin
 
 

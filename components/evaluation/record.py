@@ -26,9 +26,11 @@ _TITLES = {
     "perplexity": "Prototype perplexity",
     "rank": "Feature rank",
     "spread": "Spread of embeddings",
+    "prototype_spread": "Spread of prototypes",
+    "accuracy": "Accuracy on the labels trained on",
     "learning_rate": "Learning rate",
 }
-_NO_CURVE = {"step", "epoch", "seconds", "images", "time"}
+_NO_CURVE = {"step", "epoch", "seconds", "images", "images_per_second", "time"}
 _SECRET = re.compile(r"pass(word|wd)?$|secret|token|credential|api_?key|access_?key", re.IGNORECASE)
 
 
@@ -137,7 +139,7 @@ def curves(history: History, anchor: str) -> Section | None:
     figures = []
     for key in history.curves[:MAX_CURVES]:
         points = history.points(key)
-        title = _TITLES.get(key, key.replace("_", " "))
+        title = _TITLES.get(key, key.replace("_", " ").capitalize())
         levels = _levels(key, history.prototypes)
         finite = [y for _, y in points if math.isfinite(y)]
         caption = f"From {short(finite[0])} to {short(finite[-1])}." if finite else "No finite value."
@@ -219,6 +221,9 @@ def reading() -> Section:
     terms = (
         ("Source model", "the model as it came, trained elsewhere; it never saw the target."),
         ("Target, holdout", "the new domain; its holdout has labels that adaptation never sees."),
+        ("AdaBN", "the source model with the target's statistics in batch normalisation: a baseline to beat."),
+        ("Pseudo-label", "the expression that a teacher model gave a target face; training takes it for the truth."),
+        ("Purity", "share of the most frequent teacher label among the faces of a cluster; 1 is agreement."),
         ("Accuracy", "share of faces that are decided right. Frequent classes weigh most."),
         ("Mean-class accuracy", "mean of the recalls of all classes; every class weighs the same."),
         ("Spread of classes", "standard deviation of those recalls; 0 is even."),

@@ -156,16 +156,20 @@ def render_report(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     style = Markup((_FOLDER / "report.css").read_text(encoding="utf-8"))  # noqa: S704 (our own file)
-    return environment.get_template("report.html.jinja").render(
-        title=data.title,
-        subtitle=data.subtitle,
-        style=style,
-        verdict=evaluation.verdict,
-        level=_level(evaluation.verdict, evaluation),
-        tiles=sections.tiles(evaluation),
-        alarms=evaluation.alarms,
-        sections=parts,
-        version=__version__,
+    return (
+        environment.get_template("report.html.jinja")
+        .render(
+            title=data.title,
+            subtitle=data.subtitle,
+            style=style,
+            verdict=evaluation.verdict,
+            level=_level(evaluation.verdict, evaluation),
+            tiles=sections.tiles(evaluation),
+            alarms=evaluation.alarms,
+            sections=parts,
+            version=__version__,
+        )
+        .lstrip()
     )
 
 

@@ -21,11 +21,13 @@ from ..networks import load_imported
 from ..networks.trained import load_training, skipped_reason
 from ..training import open_tracker
 from .evaluate import Evaluation
+from .formats import percent, seconds
 from .quality import UNKNOWN
 from .record import History, PseudoLabelData
 from .report import ReportData, ReportRow, write_report
 
 METRICS_FILE = "metrics.json"
+_METHODS = {"swav": "SwAV", "deepcluster": "DeepClusterV2", "clup": "CluP"}
 _SCALARS = ("accuracy", "mean_class_accuracy", "min_class_accuracy", "class_std", "ece")
 
 
@@ -145,7 +147,8 @@ def _histories(models: Mapping[str, Path | str]) -> list[History]:
         if training:
             steps = [entry for entry in training["history"] if entry.get("kind", "step") == "step"]
             prototypes = training.get("prototypes")
-            note = f"{training['method']}, {training['images']:,} images in {training['seconds']:,.0f} s"
+            name = _METHODS.get(training["method"], training["method"])
+            note = f"{name}, {training['images']:,} images (with repetition) in {seconds(training['seconds'])}"
             found.append(History(heading, steps, prototypes=prototypes, note=f"{note} on {training['device']}."))
     return found
 
@@ -186,7 +189,8 @@ def _times() -> dict[str, float]:
 
 def _pseudo_labels(labels: PseudoLabels, true_labels: np.ndarray | None) -> PseudoLabelData:
     columns, summary = labels.columns, labels.summary
-    note = f"{summary['clusters']['k']} clusters of the teacher's features; ranked by {summary['score']}."
+    kept = f"the best {percent(summary['keep']['r'], 0)} of each class by {summary['score']} are kept"
+    note = f"{summary['clusters']['k']} clusters of the teacher's features; {kept}."
     return PseudoLabelData(columns.label, columns.kept, columns.purity, true_labels, note)
 
 

@@ -154,11 +154,18 @@ def test_alarms_name_dead_rare_and_missing_classes(make):
     after = np.where(labels == 1, 0, labels)
     found = evaluate({"source-only": Eye(labels, 4), "CluP": Eye(after, 4)}, labels, ("a", "b", "c", "d")).alarms
     text = " ".join(alarm.text for alarm in found)
-    assert "CluP recognises no image of b; before adaptation b was." in text
+    assert "CluP recognises no image of b; the source model recognises some." in text
     assert "Few holdout images of c (5)" in text
     assert "no image of d" in text
     levels = [alarm.level for alarm in found]
     assert levels == sorted(levels, reverse=True)  # warnings first
+
+
+def test_dead_classes_that_the_source_recognises_are_told_from_those_it_does_not(make):
+    labels = np.repeat([0, 1, 2], 40)
+    before, after = np.where(labels == 2, 0, labels), np.zeros(120, int)
+    found = evaluate({"source-only": Eye(before, 3), "CluP": Eye(after, 3)}, labels, ("a", "b", "c")).alarms
+    assert "CluP recognises no image of b and c; the source model recognises some of b." in [one.text for one in found]
 
 
 def test_rows_keep_their_order_and_differences_are_against_the_source(labels, make):

@@ -118,6 +118,15 @@ def test_levels_ticks_and_the_curve_are_in_place():
     assert ys[0] - ys[-1] == pytest.approx(ticks["5"] - ticks["3"], abs=1)
 
 
+def test_a_curve_that_hardly_changes_looks_flat_and_its_ticks_differ():
+    drawing = line_chart([(0, 59.985), (10, 59.999)], "Perplexity", "step", {"K": 60.0})
+    path = next(e.get("d") for e in parts(drawing, "path") if "--s1" in e.get("style", ""))
+    ys = [float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", path)]
+    assert abs(ys[0] - ys[-1]) < 3  # of 144
+    ticks = [text for text in texts(drawing) if re.fullmatch(r"[\d.]+", text)]
+    assert len(ticks) == len(set(ticks)) > 3
+
+
 def test_intervals_reach_from_bound_to_bound():
     drawing = interval_chart({"a": [Bar(1, 0.5, (0.25, 1.0))]}, "Recall")
     at = {e.text: float(e.get("x")) for e in parts(drawing, "text")}

@@ -22,7 +22,7 @@ PARTS = (
     "young",
     "ln K = 5.011",
     "1/K = 0.006667",
-    "extra scalar",
+    "Extra scalar",
     "1 min 15 s",
     "adaptation.mixup",
     "sha256:abc",
@@ -92,7 +92,10 @@ def data(labels, make):
             History(
                 "Pretraining", [{"step": s, "loss": 5 - s / 50, "max_code": 0.1, "perplexity": 9} for s in steps], 150
             ),
-            History("Fine-tuning", [{"epoch": 1, "loss": 1.25, "extra scalar": 3.0, "note": "text"}]),
+            History(
+                "Fine-tuning",
+                [{"epoch": 1, "loss": 1.25, "extra_scalar": 3.0, "images_per_second": 171.25, "note": "text"}],
+            ),
         ],
         parameters={"adaptation": {"mixup": 0.2, "frozen": False}, "s3_secret_key": "hunter2", "seeds": [1, 2]},
         lineage={"run": "20260101-clup", "digest": "sha256:abc"},
@@ -131,6 +134,8 @@ def test_holds_every_part_and_number(data, html):
             assert re.search(rf"\b{count}\b", page.text)
     for words in (*CLASSES, *PARTS):
         assert words in page.text, words
+    assert "mages per second" not in page.text
+    assert html.startswith("<!doctype html>")
 
 
 def test_confusion_cells_are_shares_of_the_true_class(data, html):

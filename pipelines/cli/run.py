@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from ..runner import Home, RunRecord, RunResult
 
 PairsOption = Annotated[
-    list[str] | None, typer.Option("--parameter", "-p", metavar="KEY=VALUE", help="A parameter; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="KEY=VALUE",
+        help="A parameter (see: ferry parameters PIPELINE); may be repeated.",
+    ),
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="clup or source.")]
 
@@ -38,7 +44,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the run's model to this folder.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Run a pipeline on this machine."""
+    """Run a pipeline on this machine; the same command goes on where an interrupted run stopped."""
     from dataclasses import asdict
 
     from ...common.progress import duration
@@ -53,6 +59,8 @@ def run(
             )
         values["seed"] = seed
     info = find(pipeline)
+    if output is not None:
+        check_output(output)
     place = Home.at(home)
     try:
         result = run_local(info, values, place, say=say)
@@ -72,8 +80,20 @@ def run(
         print(f"Copy:    {output}")
 
 
+def check_output(output: Path) -> None:
+    """Checks, before the run, the folder that its model will be copied to.
+
+    Raises:
+        UserError: There is something else than a model, which is never replaced.
+    """
+    empty = output.is_dir() and not any(output.iterdir())
+    if output.exists() and not empty and not (output / "model.json").is_file():
+        fix = "Something else is there, and it is never replaced: choose another folder."
+        raise expected("--output", "a new folder or that of a model", str(output), fix)
+
+
 def copy_model(result: RunResult, output: Path) -> None:
-    """Copies the model that a run made last; an existing folder is replaced whole."""
+    """Copies the model that a run made last; the folder of an older model is replaced whole."""
     from ...common.files import atomic_folder
 
     model = _last_model(result.record)

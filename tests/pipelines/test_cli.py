@@ -202,6 +202,29 @@ def test_run_shows_numbers_in_order_and_a_command_that_can_be_copied(ferry, pret
     assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a home/mlflow.db"]
 
 
+def test_the_model_is_copied_to_a_new_folder_or_over_an_older_model_and_never_over_anything_else(
+    ferry, pretended, home, tmp_path
+):
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "model.json").write_text("new")
+    pretended(a_record(tasks=[TaskRecord("train-source", "done", artifacts={"model": str(made)})]))
+    words = ("run", "source", "-p", "faces=faces", "--home", home.root, "-o")
+    for _ in range(2):
+        code, out, _ = ferry(*words, tmp_path / "deep" / "model")
+        assert (code, (tmp_path / "deep" / "model" / "model.json").read_text()) == (0, "new")
+        assert f"Copy:    {tmp_path / 'deep' / 'model'}" in out
+        (tmp_path / "deep" / "model" / "model.json").write_text("old")
+    (tmp_path / "precious").mkdir()
+    for place in (tmp_path / "precious", tmp_path / "precious" / "thesis.txt"):
+        (tmp_path / "precious" / "thesis.txt").write_text("years of work")
+        code, out, err = ferry(*words, place)
+        assert (code, out) == (2, "")
+        assert "Expected `--output` to be a new folder or that of a model" in err
+        assert "a line for people" not in err, "refused before the run"
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
 def test_without_a_registry_the_path_of_the_run_s_own_model_is_shown_and_without_a_holdout_no_numbers(
     ferry, pretended, home
 ):

@@ -55,9 +55,11 @@ def cached_pixels(faces: UnlabelledFaces, size: int, channels: int = 1, cache: P
     found = _mapped(path, shape)
     if found is None:
         _make_folder(path.parent)
-        with _alone(path):
+        with _alone(path) as alone:
             found = _mapped(path, shape)
             if found is None:
+                if alone:
+                    _remove_leftovers(path)
                 _decode_into(path, faces, shape)
                 found = _mapped(path, shape)
     if found is None:
@@ -104,6 +106,13 @@ def _decode_into(path: Path, faces: UnlabelledFaces, shape: tuple[int, int, int,
             bar.advance()
 
 
+def _remove_leftovers(path: Path) -> None:
+    """Removes unfinished files of killed processes, which may be large; only whoever holds the lock may do so."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        if leftover.suffix != ".lock":
+            leftover.unlink(missing_ok=True)
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +126,18 @@ def _not_writable(folder: Path, error: OSError) -> UserError:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Lets one process at a time make `path`; where files cannot be locked each makes it, slower but right."""
+def _alone(path: Path) -> Iterator[bool]:
+    """Lets one process at a time make `path`; where files cannot be locked each makes it, slower but right.
+
+    Yields:
+        Whether no other process can be making it.
+    """
     try:
         import fcntl
     except ImportError:  # not on Windows
-        yield
+        yield False
         return
+    locked = True
     try:
         lock = open(path.with_name(f".{path.name}.lock"), "ab")  # noqa: SIM115 - closed below
     except PermissionError as error:
@@ -135,5 +149,5 @@ def _alone(path: Path) -> Iterator[None]:
             logger.info("Waiting for another process that decodes the same faces.")
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a network file system without locks
-            pass
-        yield
+            locked = False
+        yield locked

@@ -5,6 +5,7 @@ import io
 import logging
 import multiprocessing
 import os
+from pathlib import Path
 
 import ferry.faces.cache as cache_module
 import numpy as np
@@ -130,6 +131,17 @@ def test_full_disk_is_retryable_and_leaves_no_half_file(faces, tmp_path, monkeyp
     monkeypatch.undo()
     assert not [path for path in (tmp_path / "cache/pixels").iterdir() if not path.name.endswith(".lock")]
     assert len(faces.pixels(8, 1, tmp_path / "cache")) == 50
+
+
+def test_what_a_killed_process_left_is_removed(faces, tmp_path):
+    folder = tmp_path / "cache/pixels"
+    made = Path(faces.pixels(8, 1, tmp_path / "cache").filename)
+    made.unlink()
+    (folder / f".{made.name}.abcd1234").write_bytes(b"half")
+    (folder / ".other-8x8x1-v1.npy.abcd1234").write_bytes(b"half of another, which may be in work")
+    assert len(faces.pixels(8, 1, tmp_path / "cache")) == 50
+    left = {made.name, f".{made.name}.lock", ".other-8x8x1-v1.npy.abcd1234"}
+    assert {path.name for path in folder.iterdir()} == left
 
 
 def test_image_that_cannot_be_decoded_names_key_and_folder(tmp_path):

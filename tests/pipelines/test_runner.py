@@ -347,6 +347,26 @@ def test_an_mlflow_server_that_is_away_ends_the_run_before_it_starts(home, monke
     assert {task.status for task in record.tasks} == {"skipped"}
 
 
+@pytest.mark.integration
+def test_no_stage_begins_before_the_tracking_store_is_there(home, monkeypatch):
+    """Two stages that make the tables of a new store at once crash each other."""
+    from ferry.pipelines.runner import local
+
+    begun = []
+
+    def slow(home, record):
+        time.sleep(8)  # the executor is ready long before
+        begun.extend((home.runs / record.id / "stages").iterdir())
+        return {"tracking_uri": "sqlite:////store.db", "run_id": "7"}
+
+    monkeypatch.setattr(local, "open_tracking", slow)
+    monkeypatch.setattr(local, "close_tracking", lambda record: None)
+    result = run_local(TOY, {}, home)
+    assert not begun
+    request = json.loads((result.folder / "request.json").read_text())
+    assert request["environment"] == {"MLFLOW_TRACKING_URI": "sqlite:////store.db", "MLFLOW_RUN_ID": "7"}
+
+
 def test_every_run_has_its_own_pipeline_root(finished):
     home, result, _ = finished
     request = json.loads((result.folder / "request.json").read_text())

@@ -80,7 +80,8 @@ def evaluation_stage(
         rows=list(rows.values()),
         labels=holdout.labels if labelled else None,
         title=f"{method} adaptation report",
-        subtitle=f"{len(target):,} unlabelled target faces, {len(holdout):,} labelled holdout faces",
+        subtitle=f"{len(target):,} unlabelled target faces, "
+        + (f"{len(holdout):,} labelled holdout faces" if labelled else "no labelled holdout"),
         scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
         pseudo_labels=_pseudo_labels(labels, _true_labels(target, holdout)),
         histories=_histories(models),

@@ -8,6 +8,8 @@ import signal
 
 import pytest
 
+from .preloaded import Preloaded
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -38,3 +40,10 @@ def _no_disk_flushes():
     patch.setattr(os, "fsync", lambda handle: None)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def preloaded():
+    """A process with torch that runs scripts; the tests that use it are the group of that name."""
+    with Preloaded() as process:
+        yield process

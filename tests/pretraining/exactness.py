@@ -1,7 +1,8 @@
 """Kills, resumes and distributes trainings of Ferry's methods. Run as a script it prints one JSON object.
 
 ``exactness.py drill NAME=STEP...`` kills the named trainings in a step and lets them go on;
-``exactness.py team NAME...`` trains them in one process and in two.
+``exactness.py team NAME...`` trains them in one process and in two;
+``exactness.py codes FILE`` computes Sinkhorn codes in two.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from ferry.adaptation.config import FinetuningConfig
+from ferry.common.errors import UserError
 from ferry.networks import Architecture, build_classifier, build_encoder
 from ferry.pretraining import PretrainingConfig, make_method
-from ferry.training import LoopConfig, train
+from ferry.pretraining.sinkhorn import _log_sum_exp, sinkhorn
+from ferry.training import LoopConfig, distributed, train
 from ferry.training.supervised import Supervised
 from ferry.training.views import finetune
 
@@ -95,7 +98,32 @@ def team(names):
     return answers
 
 
-if __name__ == "__main__":
+def codes(given, rank):
+    """Codes of problems of which this process has some rows, and the logarithm of a sum over both processes."""
+    distributed.start(torch.device("cpu"))
+
+    def total(tensor):
+        torch.distributed.all_reduce(tensor)
+        return tensor
+
+    found = {"sums": _log_sum_exp(torch.tensor(given["sums"][rank], dtype=torch.float64), total).tolist()}
+    for name, parts in given["scores"].items():
+        try:
+            found[name] = sinkhorn(torch.tensor(parts[rank]), 0.05, 3, total).tolist()
+        except UserError:
+            found[name] = "refused"
+    return found
+
+
+def main():
+    command, names = sys.argv[1], sys.argv[2:]
     torch.set_num_threads(1)
+    if command == "codes":
+        given = json.loads(Path(names[0]).read_text())
+        return toy.team(2, lambda rank: codes(given, rank))
     with tempfile.TemporaryDirectory() as place:
-        print(json.dumps(drill(sys.argv[2:], Path(place)) if sys.argv[1] == "drill" else team(sys.argv[2:])))
+        return drill(names, Path(place)) if command == "drill" else team(names)
+
+
+if __name__ == "__main__":
+    print(json.dumps(main()))

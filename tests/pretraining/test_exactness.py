@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("exactness.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-
-
-def answer(*arguments):
-    command = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+pytestmark = pytest.mark.xdist_group("preloaded")
 
 
 def value(given):
@@ -39,13 +29,13 @@ METHODS = ["swav", "deepcluster", "finetuning"]
 
 
 @pytest.fixture(scope="module")
-def drilled():
-    return answer("drill", *CASES)
+def drilled(preloaded):
+    return json.loads(preloaded.run(SCRIPT, "drill", *CASES))
 
 
 @pytest.fixture(scope="module")
-def teams():
-    return answer("team", *METHODS)
+def teams(preloaded):
+    return json.loads(preloaded.run(SCRIPT, "team", *METHODS))
 
 
 @pytest.mark.slow

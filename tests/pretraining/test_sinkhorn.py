@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from ferry.common.errors import UserError
-from ferry.pretraining.sinkhorn import _log_sum_exp, sinkhorn
+from ferry.pretraining.sinkhorn import sinkhorn
 
 
 @pytest.fixture(autouse=True)
@@ -181,43 +179,27 @@ def test_the_hook_sees_the_bounds_and_then_one_sum_per_iteration():
     assert shapes == [(6,), (4,), (4,), (4,)]
 
 
-def _process(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def halves(scores: torch.Tensor) -> list:
+    return [scores[:20].tolist(), scores[20:].tolist()]
 
-    def total(tensor: torch.Tensor) -> torch.Tensor:
-        dist.all_reduce(tensor)
-        return tensor
 
-    rows = (slice(0, 20), slice(20, 50))[rank]
-    results = {}
+@pytest.mark.xdist_group("preloaded")
+def test_two_processes_give_the_codes_of_one(tmp_path: Path, preloaded):
+    problems = {}
     for factor in (1.0, 100.0):
-        scores = cosines(50, 12) * factor
-        scores[:20] *= 0.2  # the two processes see different ranges
-        results[str(factor)] = sinkhorn(scores[rows], 0.05, 3, total)
-    values = torch.tensor([[5.0, -4000.0, 0.0, -1.0], [5.0, 3000.0, 900.0, -1.0]], dtype=torch.float64)
-    results["log_sum_exp"] = _log_sum_exp(values[rank], total)
-    bad = cosines(4, 3)
-    bad[0, 0] = math.inf if rank == 1 else 0.0
-    try:
-        sinkhorn(bad, 0.05, 3, total)
-        results["refused"] = torch.tensor(False)
-    except UserError:
-        results["refused"] = torch.tensor(True)
-    torch.save(results, os.path.join(folder, f"{rank}.pt"))
-    dist.destroy_process_group()
-
-
-def test_two_processes_give_the_codes_of_one(tmp_path: Path):
-    mp.spawn(_process, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    for factor in (1.0, 100.0):
-        scores = cosines(50, 12) * factor
-        scores[:20] *= 0.2
-        codes = torch.cat([first[str(factor)], second[str(factor)]])
+        problems[str(factor)] = cosines(50, 12) * factor
+        problems[str(factor)][:20] *= 0.2  # the two processes see different ranges
+    bad = cosines(24, 3)
+    bad[22, 0] = math.inf
+    sums = [[5.0, -4000.0, 0.0, -1.0], [5.0, 3000.0, 900.0, -1.0]]
+    scores = {name: halves(scores) for name, scores in {**problems, "bad": bad}.items()}
+    (tmp_path / "problems.json").write_text(json.dumps({"scores": scores, "sums": sums}))
+    script = Path(__file__).with_name("exactness.py")
+    first, second = (one["value"] for one in json.loads(preloaded.run(script, "codes", f"{tmp_path}/problems.json")))
+    for name, scores in problems.items():
+        codes = torch.tensor(first[name] + second[name])
         torch.testing.assert_close(codes, sinkhorn(scores, 0.05, 3), atol=1e-5, rtol=0)
-    expected = torch.tensor([5.0 + math.log(2), 3000.0, 900.0, -1.0 + math.log(2)], dtype=torch.float64)
-    torch.testing.assert_close(first["log_sum_exp"], expected)
-    torch.testing.assert_close(second["log_sum_exp"], expected)
-    assert bool(first["refused"])  # NaN or infinity in one process stops all, so that none waits for ever
-    assert bool(second["refused"])
+    expected = [5.0 + math.log(2), 3000.0, 900.0, -1.0 + math.log(2)]
+    assert first["sums"] == second["sums"] == pytest.approx(expected)
+    # NaN or infinity in one process stops all, so that none waits for ever
+    assert first["bad"] == second["bad"] == "refused"

@@ -18,27 +18,20 @@ from torch import nn
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-
+pytestmark = pytest.mark.xdist_group("preloaded")
 
 QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped"]
 REST = ["two, single precision", "three, uneven", "two, in parts", "two, lars", "spread", "broken"]
 
 
-def asked(names):
-    command = [sys.executable, str(SCRIPT), "distributed", *names]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def answers(preloaded):
+    return json.loads(preloaded.run(SCRIPT, "distributed", *QUICK))
 
 
 @pytest.fixture(scope="module")
-def answers():
-    return asked(QUICK)
-
-
-@pytest.fixture(scope="module")
-def more():
-    return asked(REST)
+def more(preloaded):
+    return json.loads(preloaded.run(SCRIPT, "distributed", *REST))
 
 
 def values(answer):

@@ -2,13 +2,9 @@
 
 import json
 import os
-import random
 import runpy
 import signal
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,17 +15,10 @@ from ferry.training.interruption import Interruption
 
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+pytestmark = pytest.mark.xdist_group("preloaded")
 QUICK = ["step 5", "start 2", "half_written"]
 ALL = [*QUICK, "step 0", "step 11", "after 3", "after 7", "start 0"]
 ALL += ["linked", "before_rename", "after_rename", "every step"]
-
-
-def drilled(places):
-    command = [sys.executable, str(SCRIPT), "drill", *places]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def check(answers, place, whole="uninterrupted"):
@@ -39,8 +28,8 @@ def check(answers, place, whole="uninterrupted"):
     assert answer["value"]["history"] == answers[whole]["value"]["history"]
 
 
-def test_killed_and_resumed_equals_uninterrupted():
-    answers = drilled(QUICK)
+def test_killed_and_resumed_equals_uninterrupted(preloaded):
+    answers = json.loads(preloaded.run(SCRIPT, "drill", *QUICK))
     for place in QUICK:
         check(answers, place)
     assert answers["step 5"]["value"]["resumed_from"] == 5
@@ -48,8 +37,8 @@ def test_killed_and_resumed_equals_uninterrupted():
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted_everywhere():
-    answers = drilled([*ALL, "adamw", "lars"])
+def test_killed_and_resumed_equals_uninterrupted_everywhere(preloaded):
+    answers = json.loads(preloaded.run(SCRIPT, "drill", *ALL, "adamw", "lars"))
     for place in ALL:
         check(answers, place)
     assert len(answers["every step"]["killed"]) == 12
@@ -58,32 +47,11 @@ def test_killed_and_resumed_equals_uninterrupted_everywhere():
 
 
 @pytest.mark.slow
-def test_killed_from_outside_at_random_moments(tmp_path):
-    command = [sys.executable, str(SCRIPT), "once", str(tmp_path / "c.pt"), json.dumps({"epochs": 60})]
-    alone = [*command[:3], "", command[4]]
-    whole = json.loads(subprocess.run(alone, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout)
-    dice, kills = random.Random(0), 0
-    while True:
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
-        if kills < 4:
-            before = _changed(tmp_path / "c.pt")
-            while process.poll() is None and _changed(tmp_path / "c.pt") == before:
-                time.sleep(0.002)
-            time.sleep(dice.uniform(0.0, 0.3))
-            process.kill()
-        answer, _ = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-    final = json.loads(answer)
-    assert kills >= 2
-    assert final["resumed_from"] > 0
-    assert (final["state"], final["history"]) == (whole["state"], whole["history"])
-
-
-def _changed(path):
-    return path.stat().st_mtime_ns if path.exists() else 0
+def test_killed_from_outside_at_random_moments(preloaded):
+    answers = json.loads(preloaded.run(SCRIPT, "drill", "outside"))
+    check(answers, "outside", "outside whole")
+    assert len(answers["outside"]["killed"]) >= 2
+    assert answers["outside"]["value"]["resumed_from"] > 0
 
 
 def test_a_finished_training_returns_at_once_with_its_history(tmp_path, monkeypatch):

@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
+import select
 import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch._dynamo  # torch's optimisers import it on first use; before forking it costs its two seconds only once
 from ferry.training import LoopConfig, Method, all_gather_rows, all_reduce_sum, train
 from ferry.training.history import TIMES
 from torch import nn
@@ -223,6 +225,9 @@ def drill(folder, names):
             results[f"{name} whole"] = fork(lambda o=name: once(None, optimiser=o))
             work = lambda p=path, o=name: once(p, ("step", 6), optimiser=o)  # noqa: E731
             results[f"{name} killed"] = _kill_and_resume(path, work, optimiser=name)
+        elif name == "outside":
+            results["outside whole"] = fork(lambda: once(None, epochs=60))
+            results[name] = _killed_from_outside(path, lambda p=path: once(p, epochs=60))
         else:
             results[name] = _kill_and_resume(path, lambda p=path, m=name: _once_with_crash(p, m))
     return results
@@ -231,6 +236,24 @@ def drill(folder, names):
 def _once_with_crash(path, moment):
     crash_while_writing(moment, 6)
     return once(path)
+
+
+def _killed_from_outside(path, work):
+    """Kills a long training at random moments until it has been killed four times or ends."""
+    changed = lambda: path.stat().st_mtime_ns if path.exists() else 0  # noqa: E731
+    dice, killed = random.Random(0), []
+    while len(killed) < 4:
+        before = changed()
+        read, child = _spawn(work)
+        while changed() == before and not select.select([read], [], [], 0.002)[0]:
+            pass
+        time.sleep(dice.uniform(0.0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        answer = _answer(read, child)
+        if not answer["signal"]:
+            return {"killed": killed, **answer}
+        killed.append(answer["signal"])
+    return {"killed": killed, **fork(work)}
 
 
 def _kill_and_resume(path, work, **changes):
@@ -384,8 +407,6 @@ def main():
             answer = drill(Path(name), sys.argv[2:])
         elif sys.argv[1] == "distributed":
             answer = at_once(Path(name), sys.argv[2:])
-        elif sys.argv[1] == "once":
-            answer = once(sys.argv[2] or None, **json.loads(sys.argv[3] if len(sys.argv) > 3 else "{}"))
         else:  # under torchrun; processes share standard output
             answer = trained()
             if os.environ.get("RANK", "0") != "0":

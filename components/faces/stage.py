@@ -94,7 +94,7 @@ def _require_classes(report: ImportReport, source: str, classes: str) -> None:
         raise expected("holdout", f"labelled with the source model's classes, {classes}", found, fix)
 
 
-def _wanted(split: str, name: str) -> dict[str, str]:
+def _wanted(split: str, name: str) -> dict[str, Any]:
     """Returns the settings that take one split, or all of them as one: the stages after this one open one split."""
     return {"take": split} if split else {"merge": name}
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from ferry.clustering import KMeans
-from ferry.labelling import Columns, LabellingConfig, class_quota, cluster_purity, label_from_clusters
+from ferry.faces.pseudo_labels import Columns
+from ferry.labelling import LabellingConfig, class_quota, cluster_purity, label_from_clusters
 
 IMAGES, CLUSTERS, CLASSES = 28_709, 1000, 7
 

@@ -29,6 +29,7 @@ def clup(
     holdout_classes: str = "",
     labelling_score: str = "purity",
     labelling_teacher: str = "auto",
+    labelling_preset: str = "clean",
     labelling_clusters: int = 0,
     labelling_keep: float = 0.0,
     pretraining: str = "swav",
@@ -63,8 +64,9 @@ def clup(
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: [optional] Who labels: source, adabn (source with the target's statistics), or auto: adabn
             where it can be made.
-        labelling_clusters: [optional] Number of k-means clusters; 0 for the rule.
-        labelling_keep: [optional] Fraction of each class that is kept; 0 for the rule.
+        labelling_preset: [optional] clean (recommended), or released: the switches of the CluP authors' code.
+        labelling_clusters: [optional] Number of k-means clusters; 0 for the rule (released: 1000).
+        labelling_keep: [optional] Fraction of each class that is kept; 0 for the rule (released: 0.1).
         pretraining: [optional] swav, deepcluster, or none.
         pretraining_preset: [optional] small (minutes on a CPU) or published (GPUs).
         pretraining_init: [optional] First weights: random, source, the folder of a saved model, or auto: the source's
@@ -98,6 +100,7 @@ def clup(
         **inputs,
         adabn=statistics.outputs["model"],
         teacher=labelling_teacher,
+        preset=labelling_preset,
         score=labelling_score,
         clusters=labelling_clusters,
         keep=labelling_keep,
@@ -156,7 +159,7 @@ def check(values: Mapping[str, Any]) -> None:
     """
     from ..adaptation.config import FinetuningConfig
     from ..common.errors import expected, fields_as, unknown
-    from ..labelling.config import LabellingConfig
+    from ..labelling.config import PRESETS, LabellingConfig
     from .choices import check_layout, check_precision, check_split
 
     for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
@@ -170,6 +173,8 @@ def check(values: Mapping[str, Any]) -> None:
     teachers = ("auto", "source", "adabn")
     if values["labelling_teacher"] not in teachers:
         raise unknown("labelling_teacher", values["labelling_teacher"], teachers)
+    if values["labelling_preset"] not in PRESETS:
+        raise unknown("labelling_preset", values["labelling_preset"], tuple(PRESETS))
     names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
     FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
     if values["finetuning_mixup"] < 0:

@@ -1,22 +1,8 @@
-"""Pseudo-labels for target faces from the outputs of a source model: clusters, purity, class-wise quotas."""
+"""Pseudo-labels for target faces from the outputs of a source model: clusters, purity, class-wise quotas.
 
-from ..faces.pseudo_labels import Columns, PseudoLabels
-from .config import DEFAULT_KEEP, LabellingConfig, default_clusters
-from .labels import LabelledClusters, label_from_clusters, pseudo_labels
-from .purity import ClusterPurity, cluster_purity, smoothed_purity
-from .quota import class_quota
+Names load on first use (see ``__init__.pyi``), so that a look at this package does not import torch.
+"""
 
-__all__ = [
-    "DEFAULT_KEEP",
-    "ClusterPurity",
-    "Columns",
-    "LabelledClusters",
-    "LabellingConfig",
-    "PseudoLabels",
-    "class_quota",
-    "cluster_purity",
-    "default_clusters",
-    "label_from_clusters",
-    "pseudo_labels",
-    "smoothed_purity",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,6 +12,7 @@ def pseudo_label(
     source: dsl.Input[dsl.Model],
     adabn: dsl.Input[dsl.Model],
     teacher: str = "auto",
+    preset: str = "clean",
     score: str = "purity",
     clusters: int = 0,
     keep: float = 0.0,
@@ -25,9 +26,10 @@ def pseudo_label(
         source: The source model.
         adabn: The source model with the target's statistics.
         teacher: Which of the two gives labels and features: source, adabn, or auto (adabn where it could be made).
+        preset: clean, or released: the switches of the CluP authors' code.
         score: purity or confidence.
-        clusters: Number of clusters K; 0 for the rule.
-        keep: Fraction r that is kept per class; 0 for the rule.
+        clusters: Number of clusters K; 0 for the preset's.
+        keep: Fraction r that is kept per class; 0 for the preset's.
         seed: Seed.
     """
     from ferry.common.stage import stage
@@ -36,6 +38,15 @@ def pseudo_label(
     with stage("pseudo-label") as record:
         chosen = {"source": source.path, "adabn": adabn.path}
         found = labelling_stage(
-            target.path, chosen, teacher, labels.path, record, score=score, clusters=clusters, keep=keep, seed=seed
+            target.path,
+            chosen,
+            teacher,
+            labels.path,
+            record,
+            preset=preset,
+            score=score,
+            clusters=clusters,
+            keep=keep,
+            seed=seed,
         )
         labels.metadata.update(found)

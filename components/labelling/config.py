@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ Score = Literal["purity", "confidence"]
 Quota = Literal["floor", "round_at_least_one"]
 Ties = Literal["source_confidence", "distance", "order"]
 MajorityTies = Literal["probability", "first_class"]
+View = Literal["plain", "flip", "augmented"]
 
 DEFAULT_KEEP = 0.5
 """Fraction of every pseudo-class that is kept, r, where none is given; see :func:`default_clusters` for the reasons."""
@@ -72,6 +74,9 @@ class LabellingConfig:
             one or two images are "pure" and always come first. The raw purity is kept in its own column.
         min_cluster_size: Images in smaller clusters are labelled but never kept.
         drop_outliers: Images whose own source label is not the cluster's are labelled but never kept.
+        view: What the teacher looks at, see :func:`ferry.labelling.teacher_outputs`. ``plain``: the image as it is.
+            ``flip``: the mean of the image and its mirror image. ``augmented``: one random view with the strong
+            turns, shifts and colours of training; the released code labels these.
 
     `smoothing`, `majority_ties`, `min_cluster_size` and `drop_outliers` act on ``score="purity"`` only.
 
@@ -92,6 +97,7 @@ class LabellingConfig:
     smoothing: float = 1.0
     min_cluster_size: int = 1
     drop_outliers: bool = False
+    view: View = "plain"
 
     def __post_init__(self) -> None:
         for name, words in _WORDS.items():
@@ -117,7 +123,8 @@ class LabellingConfig:
         """Returns the switches of the code that the CluP authors released, with `changes`.
 
         K 1000 and r 0.1 are that code's defaults; its README passes other values per scenario. The released code's
-        ranking of equal scores depends on the library version; here it is the order of the rows.
+        ranking of equal scores depends on the library version; here it is the order of the rows. Its k-means starts
+        with k-means++; here the ten starts are drawn rows.
         """
         released: dict[str, Any] = {
             "clusters": 1000,
@@ -129,6 +136,7 @@ class LabellingConfig:
             "ties": "order",
             "majority_ties": "first_class",
             "smoothing": 0.0,
+            "view": "augmented",
         }
         return cls(**(released | changes))
 
@@ -138,5 +146,11 @@ _WORDS = {
     "quota": get_args(Quota),
     "ties": get_args(Ties),
     "majority_ties": get_args(MajorityTies),
+    "view": get_args(View),
 }
+PRESETS: dict[str, Callable[..., LabellingConfig]] = {
+    "clean": LabellingConfig.clean,
+    "released": LabellingConfig.as_released,
+}
+"""The recommended switches, and those of the authors' code."""
 _LEAST = {"clusters": 1, "iterations": 1, "restarts": 1, "seed": 0, "smoothing": 0, "min_cluster_size": 1}

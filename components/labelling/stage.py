@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import expected, unknown
+from ..common.errors import expected, fields_as, unknown
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
 from ..networks import load_imported
 from ..networks.trained import skipped_reason
-from .config import LabellingConfig
+from .config import PRESETS
 from .labels import pseudo_labels
+from .teacher import teacher_outputs
 
 
 def labelling_stage(
@@ -22,6 +23,7 @@ def labelling_stage(
     output: Path | str,
     record: StageRecord,
     *,
+    preset: str = "clean",
     score: str,
     clusters: int,
     keep: float,
@@ -29,24 +31,24 @@ def labelling_stage(
 ) -> dict[str, Any]:
     """Labels the target with a teacher and keeps the best labels of every class.
 
-    The teacher looks at the faces as they are, in evaluation mode, without augmentation.
-
     Args:
         target: Unlabelled faces.
         models: The possible teachers by name.
         teacher: Name of the teacher, or ``auto``: ``adabn``, and ``source`` where that could not be made.
         output: The PseudoLabels folder to make.
         record: Receives warnings (classes that lost all their samples) and facts.
+        preset: ``clean``: the recommended switches; the teacher looks at the faces as they are. ``released``: those of
+            the authors' code, see :meth:`LabellingConfig.as_released`.
         score: ``purity`` or ``confidence``.
-        clusters: Number of clusters; 0 for the rule.
-        keep: Fraction that is kept per class; 0 for the rule.
+        clusters: Number of clusters; 0 for the preset's: a rule, or 1000.
+        keep: Fraction that is kept per class; 0 for the preset's: 0.5, or 0.1.
         seed: Seed of k-means.
 
     Returns:
         Metadata of the artifact.
 
     Raises:
-        UserError: The teacher is unknown or cannot exist for this source.
+        UserError: The teacher is unknown or cannot exist for this source, or a setting does not fit the faces.
     """
     if teacher not in (*models, "auto"):
         raise unknown("labelling_teacher", teacher, ("auto", *sorted(models)))
@@ -55,11 +57,15 @@ def labelling_stage(
     reason = skipped_reason(models[teacher])
     if reason:
         raise expected("labelling_teacher", "source for this model", teacher, reason)
-    config = LabellingConfig(score=score, clusters=clusters or None, keep=keep or None, seed=seed)  # type: ignore[arg-type]
+    if preset not in PRESETS:
+        raise unknown("labelling_preset", preset, list(PRESETS))
+    given = {name: value for name, value in (("clusters", clusters), ("keep", keep)) if value}
+    config = PRESETS[preset](score=score, seed=seed, **given)
     faces = open_unlabelled(target)
     model = load_imported(models[teacher])
-    outputs = model.outputs(faces.pixels(model.input_size, model.channels))
-    found = pseudo_labels(outputs.logits.numpy(), outputs.features.numpy(), faces.keys, model.classes, config)
+    logits, features = teacher_outputs(model, faces.pixels(model.input_size, model.channels), config.view, seed)
+    with fields_as("labelling_", "clusters", "keep"):
+        found = pseudo_labels(logits, features, faces.keys, model.classes, config)
     found.save(output)
     kept, lost = int(found.columns.kept.sum()), found.summary["lost_classes"]
     for name, reason in lost.items():

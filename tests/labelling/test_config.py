@@ -36,6 +36,7 @@ def test_as_released_and_clean_differ_in_the_documented_switches():
     assert (released.quota, released.ties, released.majority_ties) == ("floor", "order", "first_class")
     assert (released.clusters, released.keep, released.restarts, released.smoothing) == (1000, 0.1, 10, 0.0)
     assert not released.transfers
+    assert (clean.view, released.view) == ("plain", "augmented")
     assert LabellingConfig.as_released(clusters=250, keep=0.3).keep == 0.3
 
 
@@ -58,6 +59,7 @@ def test_it_is_built_from_text_parameters():
         ({"seed": -1}, "`seed` to be at least 0"),
         ({"score": "purty"}, "`score` to be one of purity, confidence.*Did you mean 'purity'"),
         ({"ties": "key"}, "`ties` to be one of source_confidence, distance, order"),
+        ({"view": "flipp"}, "`view` to be one of plain, flip, augmented.*Did you mean 'flip'"),
         ({"score": "confidence", "drop_outliers": True}, "`drop_outliers` to be false where score is confidence"),
     ],
 )

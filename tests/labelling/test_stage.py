@@ -75,3 +75,27 @@ def test_a_torchscript_teacher_whose_import_was_trusted_labels(target, tmp_path)
     skip_model(tmp_path / "adabn", "foreign")
     given = {"source": tmp_path / "source", "adabn": tmp_path / "adabn"}
     assert labels_of(target, given, "auto", tmp_path / "labels")[1] == "source"
+
+
+def test_the_released_preset_sets_the_switches_of_the_released_code(target, models, tmp_path):
+    choices = {**CHOICES, "preset": "released", "keep": 0.0}
+    labelling_stage(target, models, "source", tmp_path / "out", StageRecord("l"), **choices)
+    found = PseudoLabels.load(tmp_path / "out")
+    plain = labels_of(target, models, "source", tmp_path / "plain")[0]
+    assert (found.config["view"], found.config["quota"], found.config["keep"]) == ("augmented", "floor", 0.1)
+    assert found.config["clusters"] == 5
+    assert found.columns.teacher.tolist() != plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "relased"}, "`labelling_preset` to be one of clean, released.*Did you mean 'released'"),
+        ({"clusters": 71}, "`labelling_clusters` to be at most the number of rows, 70, but got 71"),
+        ({"preset": "released", "clusters": 0}, "`labelling_clusters` to be at most the number of rows, 70"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named_as_the_pipeline_knows_them(target, models, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        labelling_stage(target, models, "source", tmp_path / "out", StageRecord("l"), **{**CHOICES, **changes})
+    assert not (tmp_path / "out").exists()

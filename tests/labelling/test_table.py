@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from ferry.common.errors import UserError
-from ferry.labelling import Columns, PseudoLabels, pseudo_labels
+from ferry.faces.pseudo_labels import Columns, PseudoLabels
+from ferry.labelling import pseudo_labels
 
 NAMES = ("label", "score", "cluster", "purity", "confidence", "distance", "kept", "teacher")
 

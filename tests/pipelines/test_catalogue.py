@@ -50,6 +50,7 @@ def test_parameters_are_in_the_order_of_the_signature_and_have_defaults():
         ("clup", {"labelling_keep": "2"}, "Expected `labelling_keep` to be above 0 and at most 1"),
         ("clup", {"labelling_clusters": "-1"}, "Expected `labelling_clusters` to be at least 1"),
         ("clup", {"labelling_teacher": "adabm"}, "Did you mean 'adabn'?"),
+        ("clup", {"labelling_preset": "relased"}, "Expected `labelling_preset` to be one of clean, released"),
         ("clup", {"finetuning_start": "sorce"}, "Did you mean 'source'?"),
         ("clup", {"finetuning_mixup": -1}, "Expected `finetuning_mixup` to be zero or positive"),
         ("clup", {"precision": "fp8"}, "Expected `precision` to be one of auto, fp32"),

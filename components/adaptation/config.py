@@ -25,8 +25,8 @@ class FinetuningConfig:
         epochs: Passes over the kept images; 0 gives :attr:`steps` optimiser steps.
         steps: Optimiser steps where `epochs` is 0.
         batch_size: Images per step over all processes.
-        learning_rate: Peak learning rate; 0 takes 0.05 for a fresh head and 0.005 for the source model's weights.
-            The published 0.1 partly erases source features.
+        learning_rate: Peak learning rate; 0 takes 0.02 for a pretrained encoder, 0.05 for fresh weights and 0.005 for
+            the source model's weights. The published 0.1 partly erases what was learnt before.
         momentum: Nesterov momentum.
         weight_decay: Weight decay.
         mixup: Parameter alpha of mixup; 0 for none.
@@ -69,7 +69,7 @@ class FinetuningConfig:
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate with the rule for zero applied."""
-        return self.learning_rate or (0.05 if self.start in ("pretrained", "scratch") else 0.005)
+        return self.learning_rate or {"pretrained": 0.02, "scratch": 0.05}.get(self.start, 0.005)
 
     def batch_for(self, images: int) -> int:
         """Returns the batch size for `images` kept images: all of them where they are fewer than a batch."""

@@ -74,7 +74,7 @@ class PretrainingConfig:
     crops: tuple[int, ...] = (2, 2)
     views: Preset = "small"
     optimiser: OptimiserName = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     final_learning_rate: float = 1e-4
     warmup_epochs: float = 0.0
     momentum: float = 0.9

@@ -149,7 +149,8 @@ def test_labels_that_cannot_train_are_refused(encoder, count, labels, message):
 
 
 def test_the_rules_for_zero():
-    assert FinetuningConfig(start="pretrained").peak_learning_rate == 0.05
+    assert FinetuningConfig(start="pretrained").peak_learning_rate == 0.02
+    assert FinetuningConfig(start="scratch").peak_learning_rate == 0.05
     assert FinetuningConfig(start="adabn").peak_learning_rate == 0.005
     assert FinetuningConfig(start="adabn", learning_rate=0.1).peak_learning_rate == 0.1
     assert FinetuningConfig(steps=800, batch_size=64).epochs_for(6400) == 8

@@ -56,8 +56,8 @@ def test_a_shorter_training_keeps_the_share_of_its_warm_up():
 
 
 def test_text_from_a_command_line_is_converted():
-    changed = preset("swav", "small", epochs="7", learning_rate="0.2", crops="2,6", normalise_output="false")
-    assert (changed.epochs, changed.learning_rate, changed.crops, changed.normalise_output) == (7, 0.2, (2, 6), False)
+    changed = preset("swav", "small", epochs="7", learning_rate="0.3", crops="2,6", normalise_output="false")
+    assert (changed.epochs, changed.learning_rate, changed.crops, changed.normalise_output) == (7, 0.3, (2, 6), False)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from ..faces.schema import anonymous_key
 from ..networks import load_imported
 from ..networks.trained import load_training, skipped_reason
 from ..training import open_tracker
+from .alarms import Alarm
 from .evaluate import Evaluation
 from .formats import percent, seconds
 from .quality import UNKNOWN
@@ -96,10 +97,7 @@ def evaluation_stage(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(labels)})
     write_report(outputs["report"], replace(report, evaluation=evaluation))
-    known = report.run_alarms()  # the stages before have warned of these
-    for alarm in evaluation.alarms:
-        if alarm.level == "warning" and alarm not in known:
-            record.warn(alarm.text)
+    _warn(evaluation, report.run_alarms(), record)
     metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
     record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
     _track(metrics, outputs)
@@ -200,6 +198,15 @@ def _target(labels: PseudoLabels) -> dict[str, Any]:
     kept = labels.columns.kept
     counts = np.bincount(labels.columns.label[kept], minlength=len(labels.classes))
     return {"images": len(labels), "kept": dict(zip(labels.classes, counts.tolist(), strict=True))}
+
+
+def _warn(evaluation: Evaluation, known: list[Alarm], record: StageRecord) -> None:
+    """Warns of an adaptation that is worse than its source, and of all that the stages before have not warned of."""
+    if evaluation.verdict.level == "worse":
+        record.warn(f"{evaluation.verdict.sentence} {evaluation.verdict.advice}")
+    for alarm in evaluation.alarms:
+        if alarm.level == "warning" and alarm not in known:
+            record.warn(alarm.text)
 
 
 def _track(metrics: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, Path | str]) -> None:

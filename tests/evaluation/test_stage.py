@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from ferry.common.errors import UserError
 from ferry.common.stage import StageRecord
 from ferry.evaluation import stage as module
@@ -15,7 +17,7 @@ from ferry.faces import EXPRESSIONS, open_faces, open_unlabelled, render_faces
 from ferry.faces.pseudo_labels import PseudoLabels
 from ferry.faces.stage import holdout_stage, target_stage
 from ferry.labelling.stage import labelling_stage
-from ferry.networks import Architecture, build_classifier, save_model
+from ferry.networks import Architecture, Outputs, build_classifier, save_model
 from ferry.networks.trained import skip_model
 
 
@@ -95,6 +97,27 @@ def test_a_class_without_pseudo_labels_is_in_the_report_and_in_the_metrics_but_n
     assert text in report.read_text()
     assert record.warnings
     assert not [warning for warning in record.warnings if "pseudo-label" in warning]
+
+
+@pytest.mark.parametrize("worse", [True, False])
+def test_an_adaptation_that_is_worse_than_its_source_is_warned_of(room, tmp_path, monkeypatch, worse):
+    labels = open_faces(room.folder / "holdout").labels
+
+    def load(path):
+        """A source model and an AdaBN model that are right on half of the holdout, and an adapted one."""
+        shares = {"source": 0.5, "adabn": 0.5, "adapted": 0.0 if worse else 1.0}
+        right = np.arange(len(labels)) < shares[path.name] * len(labels)
+        logits = torch.from_numpy(np.eye(7)[np.where(right, labels, (labels + 1) % 7)] * 3)
+        outputs = Outputs(logits, logits)
+        return SimpleNamespace(
+            classes=EXPRESSIONS, input_size=16, channels=1, digest="d", outputs=lambda pixels: outputs
+        )
+
+    monkeypatch.setattr(module, "load_imported", load)
+    _, record, written, _ = room.run(tmp_path)
+    assert written["verdict"]["level"] == ("worse" if worse else "better")
+    told = [warning for warning in record.warnings if "Keep the source model" in warning]
+    assert [written["verdict"]["sentence"] in warning for warning in told] == ([True] if worse else [])
 
 
 def test_persons_of_the_holdout_are_not_listed(room, tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sqlite3
+from contextlib import suppress
 
 import pytest
 
@@ -40,6 +42,25 @@ def _no_disk_flushes():
     patch.setattr(os, "fsync", lambda handle: None)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory):
+    """The file of a local MLflow store, to be copied: to make its tables takes seconds.
+
+    The tests that use it are the group `mlflow`.
+    """
+    from ferry.training.runs import connect
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "connect")
+    def _do_not_wait_for_the_disk(connection, _):
+        with suppress(sqlite3.DatabaseError):  # a damaged file, which is MLflow's to find
+            connection.execute("PRAGMA synchronous = OFF")
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    connect(f"sqlite:///{path}")
+    return path
 
 
 @pytest.fixture(scope="session")

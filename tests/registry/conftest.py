@@ -1,4 +1,4 @@
-"""A tiny classifier, a real evaluation of it, and a local MLflow store whose tables are made once."""
+"""A tiny classifier, a real evaluation of it, and a local MLflow store that every test finds empty."""
 
 from __future__ import annotations
 
@@ -58,17 +58,19 @@ def evaluation(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory) -> Path:
-    """A local store for all tests: making MLflow's tables takes seconds, opening another file tenths of one."""
-    from ferry.training.runs import connect
+def store(empty_store: Path, tmp_path_factory) -> Path:
+    """A local store for all tests: for MLflow to open another file takes tenths of a second."""
+    return Path(shutil.copy(empty_store, tmp_path_factory.mktemp("home") / "mlflow.db"))
 
-    path = tmp_path_factory.mktemp("home") / "mlflow.db"
-    connect(f"sqlite:///{path}")
-    return path
+
+def copy_store(source: Path, target: Path) -> None:
+    """Replaces what is in a store, which MLflow may have open."""
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
 
 
 @pytest.fixture
-def uri(store: Path, tmp_path: Path, monkeypatch) -> str:
+def uri(empty_store: Path, store: Path, tmp_path: Path, monkeypatch) -> str:
     """The store, empty; no variable points anywhere else."""
     for name in ("TRACKING_URI", "RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME"):
         monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
@@ -79,11 +81,7 @@ def uri(store: Path, tmp_path: Path, monkeypatch) -> str:
     monkeypatch.chdir(tmp_path)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     shutil.rmtree(store.parent / "mlartifacts", ignore_errors=True)
-    with closing(sqlite3.connect(store)) as database, database:
-        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            if table.startswith(("registered_model", "model_version", "runs", "tags", "params", "experiment_tags")):
-                database.execute(f"DELETE FROM {table}")
-        database.execute("DELETE FROM experiments WHERE experiment_id != 0")
+    copy_store(empty_store, store)
     return f"sqlite:///{store}"
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 
@@ -12,7 +13,9 @@ from ferry.registry import Registry, make_card, only_model
 from ferry.registry.lock import PREFIX
 from mlflow import MlflowClient
 
-from .conftest import add_version
+from .conftest import add_version, copy_store, make_evaluation, make_model
+
+pytestmark = pytest.mark.xdist_group("mlflow")
 
 
 @pytest.fixture
@@ -20,18 +23,33 @@ def client(uri):
     return MlflowClient(uri)
 
 
-@pytest.fixture
-def card(model, evaluation):
-    found = json.loads((evaluation / "metrics.json").read_text())
-    return dataclasses.asdict(make_card("faces", load_info(model), found))
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    found = json.loads((make_evaluation(folder / "evaluation") / "metrics.json").read_text())
+    return dataclasses.asdict(make_card("faces", load_info(make_model(folder / "adapted")), found))
 
 
 @pytest.fixture
-def registry(uri, client, card, tmp_path):
-    """A registry with three versions of one model, the last one being the challenger."""
+def card(complete):
+    return dict(complete)
+
+
+@pytest.fixture(scope="module")
+def three(empty_store, store, complete, tmp_path_factory):
+    """A copy of a store with three versions of one model, the last one being the challenger."""
+    folder = tmp_path_factory.mktemp("versions")
+    copy_store(empty_store, store)
+    client = MlflowClient(f"sqlite:///{store}")
     for index in range(3):
-        version = add_version(client, "faces", tmp_path / f"v{index}", card)
+        version = add_version(client, "faces", folder / f"v{index}", complete)
     client.set_registered_model_alias("faces", "challenger", version)
+    return shutil.copy(store, folder / "three.db")
+
+
+@pytest.fixture
+def registry(uri, three, store):
+    copy_store(three, store)
     return Registry(uri)
 
 

@@ -22,6 +22,8 @@ from mlflow.exceptions import MlflowException
 
 from .conftest import LABELS, SOURCE, TARGET, make_evaluation, make_model
 
+pytestmark = pytest.mark.xdist_group("mlflow")
+
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -219,7 +221,7 @@ def test_no_tracking_server_at_all_is_an_error_and_not_a_store_in_the_current_fo
 def test_a_server_that_is_away_is_a_reason_to_try_again_and_the_model_is_kept(
     model, evaluation, uri, kind, monkeypatch
 ):
-    monkeypatch.setattr("ferry.training.tracking._PROBE_SECONDS", 0.3)
+    monkeypatch.setattr("ferry.training.runs._PROBE_SECONDS", 0.3)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if kind == "silent":

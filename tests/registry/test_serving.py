@@ -22,6 +22,8 @@ from mlflow.exceptions import MlflowException
 
 from .conftest import make_evaluation, make_model
 
+pytestmark = pytest.mark.xdist_group("mlflow")
+
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:

@@ -17,12 +17,7 @@ from ferry.training.tracking import RunStore
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    runs.connect(f"sqlite:///{path}")
-    return path
+pytestmark = pytest.mark.xdist_group("mlflow")
 
 
 @pytest.fixture(autouse=True)

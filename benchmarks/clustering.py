@@ -1,10 +1,13 @@
-"""k-means against scikit-learn with n_init 10: inertia first, then time.
+"""k-means against scikit-learn with n_init 10 and against faiss's own: inertia first, then time.
 
-Run: python benchmarks/clustering.py [--starts 10] [--quick] [--output benchmarks/clustering.md]
+Run: OMP_NUM_THREADS=1 python benchmarks/clustering.py [--starts 10] [--quick] [--output benchmarks/clustering.md]
 
 scikit-learn's ``KMeans(n_init=10)`` is ten k-means++ starts of which the best counts. They are run one by one here
 (``--starts``), each after one run of Ferry's k-means with another seed, in one process with the same threads. With
 fewer than ten starts the time of ten is ten times the mean, and the inertia is that of the best start so far.
+``faiss.Kmeans`` makes the same 20 steps on all rows, and Ferry's also runs on faiss's search, both for up to three
+seeds. Which kernels the BLAS of faiss uses on a processor decides its time: ``OPENBLAS_CORETYPE=SkylakeX`` in front of
+the command (on a processor with AVX-512) changes it, and ``--append`` adds that table to the file.
 """
 
 from __future__ import annotations
@@ -15,21 +18,17 @@ import platform
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 import sklearn
-from ferry.clustering import KMeans, append_one_and_normalise, kmeans
+import torch
+from ferry.clustering import append_one_and_normalise, kmeans
+from machine import cpu_name
 from sklearn.cluster import KMeans as Peer
-from threadpoolctl import threadpool_limits
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical cores)" if names else platform.processor()
+from threadpoolctl import threadpool_info, threadpool_limits
 
 
 def features(n: int, structured: bool, seed: int = 0) -> np.ndarray:
@@ -68,40 +67,67 @@ class Clock:
         self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
 
 
+def with_faiss(x: np.ndarray, clusters: int, seed: int) -> float:
+    """Twenty steps of faiss's own k-means on all rows, and its inertia with every row at its nearest centroid."""
+    peer = faiss.Kmeans(
+        x.shape[1], clusters, niter=20, nredo=1, seed=seed, min_points_per_centroid=1, max_points_per_centroid=len(x)
+    )
+    peer.train(x)
+    return float(peer.index.search(x, 1)[0].sum(dtype=np.float64))
+
+
 def compare(x: np.ndarray, clusters: int, starts: int, threads: int) -> list[str]:
-    """Runs the pairs and returns the rows of the table."""
-    ours, theirs, results, peers = [], [], [], []
+    """Runs the sides in turn and returns the rows of the table."""
+    faiss.omp_set_num_threads(threads)
+    calls: dict[str, Callable[[int], float]] = {
+        "Ferry": lambda seed: kmeans(x, clusters, seed, threads=threads).inertia,
+        "scikit-learn": lambda seed: float(Peer(clusters, n_init=1, random_state=seed).fit(x).inertia_),
+        "faiss.Kmeans": lambda seed: with_faiss(x, clusters, seed),
+        "Ferry on faiss": lambda seed: kmeans(x, clusters, seed, threads=threads, backend="faiss").inertia,
+    }
+    clocks: dict[str, list[Clock]] = {name: [] for name in calls}
+    inertias: dict[str, list[float]] = {name: [] for name in calls}
     for seed in range(starts):
-        with Clock() as clock:
-            results.append(kmeans(x, clusters, seed, threads=threads))
-        ours.append(clock)
-        with Clock() as clock:
-            peers.append(Peer(clusters, n_init=1, random_state=seed).fit(x).inertia_)
-        theirs.append(clock)
-        print(f"start {seed}: {ours[-1].wall:.1f} s, scikit-learn {theirs[-1].wall:.1f} s", flush=True)
-    wall, cpu = (10 * statistics.mean(getattr(c, kind) for c in theirs) for kind in ("wall", "cpu"))
-    walls, cpus = ([getattr(c, kind) for c in ours] for kind in ("wall", "cpu"))
+        for name, call in calls.items():
+            if "faiss" in name and seed >= 3:
+                continue
+            with Clock() as clock:
+                inertias[name].append(call(seed))
+            clocks[name].append(clock)
+            print(f"seed {seed}: {name} {clock.cpu:.1f} CPU s, inertia {inertias[name][-1]:.2f}", flush=True)
+    best = min(inertias["scikit-learn"])
+    wall, cpu = (10 * statistics.mean(getattr(c, kind) for c in clocks["scikit-learn"]) for kind in ("wall", "cpu"))
     how = "measured" if starts == 10 else f"10 x the mean of {starts}"
-    return [
-        "| | wall s | CPU s | inertia | against the best of scikit-learn |",
-        "|---|---|---|---|---|",
-        f"| scikit-learn, n_init 10 ({how}) | {wall:.0f} | {cpu:.0f} | {min(peers):.2f} (worst {max(peers):.2f}) | |",
-        f"| Ferry, 1 start, 20 steps, median of {starts} seeds | {statistics.median(walls):.2f} | "
-        f"{statistics.median(cpus):.2f} | {inertia_range(results)} | {gaps(results, min(peers))} |",
-        "",
-        f"Ratio of times: **{wall / statistics.median(walls):.0f}** wall (slowest run {wall / max(walls):.0f}), "
-        f"{cpu / statistics.median(cpus):.0f} CPU.",
+    lines = [
+        "| | wall s | CPU s | inertia | against the best of scikit-learn | CPU time of scikit-learn / this |",
+        "|---|---|---|---|---|---|",
+        f"| scikit-learn, n_init 10 ({how}) | {wall:.0f} | {cpu:.0f} | {best:.2f} "
+        f"(worst start {max(inertias['scikit-learn']):.2f}) | | |",
     ]
+    for name in ("Ferry", "Ferry on faiss", "faiss.Kmeans"):
+        walls, cpus = ([getattr(c, kind) for c in clocks[name]] for kind in ("wall", "cpu"))
+        values = inertias[name]
+        lines.append(
+            f"| {name}, 1 start, 20 steps, median of {len(values)} seeds | {statistics.median(walls):.2f} | "
+            f"{statistics.median(cpus):.2f} | {min(values):.2f} to {max(values):.2f} | {gaps(values, best)} | "
+            f"**{cpu / statistics.median(cpus):.0f}** (slowest seed {cpu / max(cpus):.0f}) |"
+        )
+    return lines
 
 
-def inertia_range(results: list[KMeans]) -> str:
-    values = [result.inertia for result in results]
-    return f"{min(values):.2f} to {max(values):.2f}"
-
-
-def gaps(results: list[KMeans], best: float) -> str:
-    values = [100 * (result.inertia / best - 1) for result in results]
+def gaps(inertias: list[float], best: float) -> str:
+    values = [100 * (inertia / best - 1) for inertia in inertias]
     return f"{min(values):+.2f} % to {max(values):+.2f} %"
+
+
+def kernels() -> str:
+    """Which code path each BLAS took on this processor."""
+    found = {
+        ("faiss" if "faiss" in entry["filepath"] else "scipy" if "scipy.libs" in entry["filepath"] else "numpy"): entry
+        for entry in threadpool_info()
+        if entry["internal_api"] == "openblas"
+    }
+    return ", ".join(f"{name} {one['version']} {one['architecture']}" for name, one in sorted(found.items()))
 
 
 def determinism(x: np.ndarray, clusters: int) -> str:
@@ -119,6 +145,7 @@ def main() -> None:
     parser.add_argument("--unstructured", action="store_true", help="plain noise in place of feature-like rows")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--output", type=Path, help="also write the Markdown to this file")
+    parser.add_argument("--append", action="store_true", help="add to that file")
     arguments = parser.parse_args()
     n, clusters, starts = (4000, 140, 10) if arguments.quick else (28_709, 1000, min(max(arguments.starts, 1), 10))
     x = features(n, not arguments.unstructured)
@@ -130,9 +157,10 @@ def main() -> None:
     lines = [
         "# k-means against scikit-learn",
         "",
-        f"{cpu_name()}, {arguments.threads} threads, faiss {faiss.__version__}, scikit-learn {sklearn.__version__}, "
-        f"numpy {np.__version__}, Python {platform.python_version()}; load average {before:.1f} before and "
-        f"{os.getloadavg()[0]:.1f} after.",
+        f"{cpu_name()}, {arguments.threads} thread(s), torch {torch.__version__}, faiss {faiss.__version__}, "
+        f"scikit-learn {sklearn.__version__}, numpy {np.__version__}, Python {platform.python_version()}; load average "
+        f"{before:.1f} before and {os.getloadavg()[0]:.1f} after. OpenBLAS kernels: {kernels()}"
+        + (f" (OPENBLAS_CORETYPE={core})." if (core := os.environ.get("OPENBLAS_CORETYPE")) else "."),
         f"{n:,} x {x.shape[1]}, K = {clusters}, {kind}. Plain Lloyd from one start agrees with scikit-learn's inertia "
         f"to {difference:.1e}. {determinism(x, clusters)}",
         "",
@@ -141,7 +169,8 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if arguments.output:
-        arguments.output.write_text(text, encoding="utf-8")
+        kept = arguments.output.read_text("utf-8") + "\n" if arguments.append else ""
+        arguments.output.write_text(kept + text, "utf-8")
 
 
 if __name__ == "__main__":

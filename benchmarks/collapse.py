@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import platform
 import tempfile
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ from ferry.faces import open_unlabelled, render_faces
 from ferry.networks import Architecture, build_encoder
 from ferry.pretraining import make_method, preset, resolve
 from ferry.training import train
+from machine import cpu_name
 
 SIZE, CLASSES = 32, 7
 FOUR = {
@@ -35,13 +35,6 @@ ROWS: dict[str, dict[str, object]] = {
     **{f"small, but {name}": changes for name, changes in FOUR.items()},
     "all four as published": {key: value for changes in FOUR.values() for key, value in changes.items()},
 }
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical cores)" if names else platform.processor()
 
 
 class Last:

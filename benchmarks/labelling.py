@@ -17,15 +17,9 @@ import numpy as np
 from ferry.clustering import KMeans
 from ferry.faces.pseudo_labels import Columns
 from ferry.labelling import LabellingConfig, class_quota, cluster_purity, label_from_clusters
+from machine import cpu_name
 
 IMAGES, CLUSTERS, CLASSES = 28_709, 1000, 7
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical cores)" if names else platform.processor()
 
 
 def example(seed: int = 0) -> tuple[np.ndarray, KMeans, list[str]]:

@@ -17,14 +17,9 @@ from pathlib import Path
 import torch
 from ferry.pretraining.sinkhorn import sinkhorn
 from lightly.loss.swav_loss import sinkhorn as lightly_sinkhorn
+from machine import cpu_name
 
 SHAPES = ((4096, 3000), (1024, 3000), (256, 1000))
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical cores)" if names else platform.processor()
 
 
 def cosines(samples: int, prototypes: int) -> torch.Tensor:

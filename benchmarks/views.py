@@ -19,16 +19,11 @@ import numpy as np
 import torch
 from ferry.training.views import MultiCrop, ViewSpec, views
 from lightly.transforms import SwaVTransform
+from machine import cpu_name
 from PIL import Image
 from scipy.stats import ks_2samp
 
 COLOUR = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "grayscale": 0.2}
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} logical cores)" if names else platform.processor()
 
 
 def smooth_images(n: int, size: int, seed: int) -> torch.Tensor:

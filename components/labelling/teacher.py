@@ -51,10 +51,19 @@ def _random_views(pixels: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
     from ..training.views import ViewSpec, apply_views, sample_views
 
-    colour = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.5}
     size = pixels.shape[-1]
     spec = ViewSpec(
-        size, ratio=(1.0, 1.0), flip=0.5, jitter=1.0, rotation=35.0, translation=0.15, padding="zeros", **colour
+        size,
+        ratio=(1.0, 1.0),
+        flip=0.5,
+        jitter=1.0,
+        brightness=0.5,
+        contrast=0.5,
+        saturation=0.5,
+        hue=0.5,
+        rotation=35.0,
+        translation=0.15,
+        padding="zeros",
     )
     generator = torch.Generator().manual_seed(seed)
     for start in range(0, len(pixels), _CHUNK):

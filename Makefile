@@ -12,12 +12,16 @@ help: ## Show this help
 demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 6 minutes on 2 cores)
 	$(BIN)/ferry demo
 
+# Fast tests run in one process for each core, four at most; servers and whole pipelines want the machine for themselves.
+FAST := -n auto --maxprocesses 4 --dist loadgroup -m "not slow and not integration"
+
 test: $(VENV)/.ferry-test ## Set up and run every check and every test
 	$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest -m "slow or integration"
 
 fast: $(VENV)/.ferry-test ## Run the fast tests only (under 90 seconds)
-	$(BIN)/python -m pytest -m "not slow and not integration"
+	$(BIN)/python -m pytest $(FAST)
 
 lint: $(VENV)/.ferry-test ## Check style
 	$(BIN)/ruff check .

@@ -75,7 +75,9 @@ def test_a_lock_that_is_held_is_refused_after_the_wait_and_no_flag_is_left():
     assert client.tags == {}
 
 
-@pytest.mark.parametrize("value", [f"{time.time() - lock.STALE_SECONDS - 60:.0f}", "not a time", ""])
+@pytest.mark.parametrize(
+    "value", [f"{time.time() - lock.STALE_SECONDS - 60:.0f}", "not a time", ""], ids=["old", "no time", "empty"]
+)
 def test_an_abandoned_flag_is_taken_over_and_removed(value):
     client = Tags()
     client.tags = {lock.PREFIX + "killed": value, "team": "faces"}

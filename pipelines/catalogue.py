@@ -126,7 +126,7 @@ def checked_parameters(pipeline: PipelineInfo, given: Mapping[str, Any]) -> dict
     for name, parameter in known.items():
         if name in given:
             values[name] = convert(name, given[name], parameter.kind)
-            _check_number(name, values[name])
+            check_number(name, values[name])
         elif parameter.required:
             raise expected(name, "given", "nothing", f"Pass -p {name}=VALUE: {parameter.description}")
         else:
@@ -168,7 +168,12 @@ def compile_pipeline(pipeline: PipelineInfo) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any) -> None:
+    """Checks a number's range, whatever the pipeline.
+
+    Raises:
+        UserError: It is not finite, or no seed.
+    """
     if isinstance(value, float) and not math.isfinite(value):
         raise expected(name, "finite", value, "Pass a number such as 0.1.")
     if name == "seed" and not 0 <= value < 2**32:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.files import digest_of
-from .catalogue import find
+from .catalogue import check_number, find
 from .runner import Home, RunResult
 from .runner.local import prepared, run_held
 from .runner.settle import remove_checkpoints
@@ -57,9 +57,11 @@ def demo(home: Home, seed: int = 0, say: Callable[[str], None] | None = None, **
         Both runs.
 
     Raises:
+        UserError: The seed is out of range.
         RunFailed: A stage failed.
         RetryableError: Another run holds the home, or the run was interrupted.
     """
+    check_number("seed", seed)
     with home.lock():
         return _demo(home, seed, say, changes)
 

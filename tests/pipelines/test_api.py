@@ -71,4 +71,4 @@ def test_the_demo_runs_the_source_pipeline_first_and_gives_its_model_to_the_seco
 def test_the_demo_refuses_a_seed_before_it_renders_anything(tmp_path):
     with pytest.raises(UserError, match=r"Expected `seed` to be from 0 to 4294967295, but got -1"):
         ferry.demo(tmp_path / "home", seed=-1)
-    assert not (tmp_path / "home").exists()
+    assert not (tmp_path / "home" / "demo").exists()

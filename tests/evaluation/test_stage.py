@@ -59,14 +59,22 @@ def room(tmp_path_factory):
     return Room(tmp_path_factory.mktemp("run"))
 
 
-@pytest.fixture(autouse=True)
-def _no_picture_of_features(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _no_picture_of_features():
     """t-SNE has tests of its own and takes most of the time."""
-    monkeypatch.setattr("ferry.evaluation.record.embed", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ferry.evaluation.record.embed", lambda *_: None)
+        yield
 
 
-def test_three_rows_with_their_numbers_in_every_place(room, tmp_path):
-    found, record, written, report = room.run(tmp_path)
+@pytest.fixture(scope="module")
+def plain(room, tmp_path_factory):
+    """What a run without choices gives and leaves."""
+    return room.run(tmp_path_factory.mktemp("plain"))
+
+
+def test_three_rows_with_their_numbers_in_every_place(room, plain):
+    found, record, written, report = plain
     assert written["order"] == ["source-only", "AdaBN", "CluP"]
     assert (written["source"], written["adapted"]) == ("source-only", "CluP")
     assert set(record.facts["metrics"]) == {"source", "adabn", "adapted"}
@@ -88,8 +96,8 @@ def test_three_rows_with_their_numbers_in_every_place(room, tmp_path):
     assert list(kept) == list(EXPRESSIONS)
 
 
-def test_a_class_without_pseudo_labels_is_in_the_report_and_in_the_metrics_but_not_warned_of_twice(room, tmp_path):
-    _, record, written, report = room.run(tmp_path)
+def test_a_class_without_pseudo_labels_is_in_the_report_and_in_the_metrics_but_not_warned_of_twice(plain):
+    _, record, written, report = plain
     lost = [name for name, count in written["target"]["kept"].items() if count == 0]
     assert lost
     (text,) = [alarm["text"] for alarm in written["alarms"] if "No pseudo-label is left" in alarm["text"]]
@@ -120,9 +128,9 @@ def test_an_adaptation_that_is_worse_than_its_source_is_warned_of(room, tmp_path
     assert [written["verdict"]["sentence"] in warning for warning in told] == ([True] if worse else [])
 
 
-def test_persons_of_the_holdout_are_not_listed(room, tmp_path):
+def test_persons_of_the_holdout_are_not_listed(room, plain):
     """Groups of a Faces folder are persons or videos: they are for splits, and no table of a report or card."""
-    _, _, written, report = room.run(tmp_path)
+    _, _, written, report = plain
     persons = open_faces(room.folder / "holdout").groups
     assert len(set(persons)) > 1
     assert written["rows"]["CluP"]["groups"] == {}

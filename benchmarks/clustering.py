@@ -155,7 +155,7 @@ def main() -> None:
         rows = compare(x, clusters, starts, arguments.threads)
     kind = "plain noise" if arguments.unstructured else "feature-like rows (ReLU, 24 latent factors, noise)"
     lines = [
-        "# k-means against scikit-learn",
+        "## The same with other kernels" if arguments.append else "# k-means against scikit-learn",
         "",
         f"{cpu_name()}, {arguments.threads} thread(s), torch {torch.__version__}, faiss {faiss.__version__}, "
         f"scikit-learn {sklearn.__version__}, numpy {np.__version__}, Python {platform.python_version()}; load average "

@@ -13,7 +13,7 @@ demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 
 	$(BIN)/ferry demo
 
 # Fast tests run in one process for each core, four at most; servers and whole pipelines want the machine for themselves.
-FAST := -n auto --maxprocesses 4 --dist loadgroup -m "not slow and not integration"
+FAST := -n auto --maxprocesses 4 --dist loadfile -m "not slow and not integration"
 
 test: $(VENV)/.ferry-test ## Set up and run every check and every test
 	$(MAKE) --no-print-directory lint types contracts

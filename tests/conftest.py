@@ -15,6 +15,12 @@ from .preloaded import Preloaded
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Tests for which something costly is made once stay together in one of the parallel processes.
+TOGETHER = {
+    "empty_store": ("tests/registry/", "tests/training/test_runs.py"),
+    "preloaded": ("tests/training/test_resume.py", "tests/training/test_distributed.py", "tests/pretraining/test_sink"),
+}
+
 gc.disable()  # until all is imported and collected: none of it is garbage
 
 
@@ -23,11 +29,17 @@ def pytest_configure():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    for item in items:  # parallel processes are given whole files, so that a module's fixtures are made once
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Gives parallel processes whole files, so that what is made once for a file is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return next((name for name, files in TOGETHER.items() if file.startswith(files)), file)
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_finish():
@@ -46,10 +58,7 @@ def _no_disk_flushes():
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
-    """The file of a local MLflow store, to be copied: to make its tables takes seconds.
-
-    The tests that use it are the group `mlflow`.
-    """
+    """The file of a local MLflow store, to be copied: to make its tables takes seconds."""
     from ferry.training.runs import connect
     from sqlalchemy import Engine, event
 
@@ -65,6 +74,6 @@ def empty_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def preloaded():
-    """A process with torch that runs scripts; the tests that use it are the group of that name."""
+    """A process with torch that runs scripts."""
     with Preloaded() as process:
         yield process

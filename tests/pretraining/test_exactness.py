@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("exactness.py")
-pytestmark = pytest.mark.xdist_group("preloaded")
 
 
 def value(given):

@@ -183,7 +183,6 @@ def halves(scores: torch.Tensor) -> list:
     return [scores[:20].tolist(), scores[20:].tolist()]
 
 
-@pytest.mark.xdist_group("preloaded")
 def test_two_processes_give_the_codes_of_one(tmp_path: Path, preloaded):
     problems = {}
     for factor in (1.0, 100.0):

@@ -14,8 +14,6 @@ from typer.testing import CliRunner
 
 from .conftest import add_version
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture
 def run(uri, monkeypatch, tmp_path):

@@ -12,8 +12,6 @@ from ferry.registry.register import register
 from ferry.training.runs import download_model
 from mlflow import MlflowClient
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture
 def registered(model, evaluation, uri, monkeypatch):

@@ -15,8 +15,6 @@ from mlflow import MlflowClient
 
 from .conftest import add_version, copy_store, make_evaluation, make_model
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture
 def client(uri):

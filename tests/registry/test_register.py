@@ -22,8 +22,6 @@ from mlflow.exceptions import MlflowException
 
 from .conftest import LABELS, SOURCE, TARGET, make_evaluation, make_model
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture
 def quick(monkeypatch):

@@ -22,8 +22,6 @@ from mlflow.exceptions import MlflowException
 
 from .conftest import make_evaluation, make_model
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory) -> Path:

@@ -18,8 +18,6 @@ from torch import nn
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-pytestmark = pytest.mark.xdist_group("preloaded")
-
 QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped"]
 REST = ["two, single precision", "three, uneven", "two, in parts", "two, lars", "spread", "broken"]
 

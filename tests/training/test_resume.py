@@ -15,7 +15,6 @@ from ferry.training.interruption import Interruption
 
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
-pytestmark = pytest.mark.xdist_group("preloaded")
 QUICK = ["step 5", "start 2", "half_written"]
 ALL = [*QUICK, "step 0", "step 11", "after 3", "after 7", "start 0"]
 ALL += ["linked", "before_rename", "after_rename", "every step"]

@@ -17,8 +17,6 @@ from ferry.training.tracking import RunStore
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-pytestmark = pytest.mark.xdist_group("mlflow")
-
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):

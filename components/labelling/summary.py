@@ -85,9 +85,9 @@ def _of_class(label: int, columns: Columns, clusters: ClusterPurity) -> dict[str
 
 def _why(row: dict[str, Any], config: LabellingConfig) -> str:
     if not row["teacher"]:
-        return "the source model gives it to no image"
+        return "the teacher gives it to no image"
     if not row["labelled"]:
-        return f"it is the majority of no cluster, though the source model gives it to {row['teacher']} images"
+        return f"it is the majority of no cluster, though the teacher gives it to {row['teacher']} images"
     switches = f"keep={config.keep or DEFAULT_KEEP}, quota={config.quota}, min_cluster_size={config.min_cluster_size}"
     return f"none of its {row['labelled']} images passes the selection ({switches})"
 

@@ -177,8 +177,8 @@ def test_lost_classes_are_named_with_the_reason(caplog):
     with caplog.at_level(logging.WARNING, "ferry"):
         found = pseudo_labels(logits, features, keys, CLASSES, LabellingConfig(clusters=3))
     assert found.summary["lost_classes"] == {
-        "fear": "the source model gives it to no image",
-        "neutral": "it is the majority of no cluster, though the source model gives it to 1 images",
+        "fear": "the teacher gives it to no image",
+        "neutral": "it is the majority of no cluster, though the teacher gives it to 1 images",
     }
     assert "'fear'" in caplog.text
     assert "'neutral'" in caplog.text

@@ -255,8 +255,8 @@ def _verdict(
 ) -> Verdict:
     if not compare.possible:
         warnings = [alarm for alarm in alarms if alarm.level == "warning"]
-        signals = rows[adapted].label_free
-        return judge_without_labels(adapted, source, signals.n, signals.agreement, warnings)
+        signals, left_out = rows[adapted].label_free, rows[adapted].metrics.left_out
+        return judge_without_labels(adapted, source, signals.n, signals.agreement, warnings, left_out)
     metrics = {name: row.metrics for name, row in rows.items()}
     if source == adapted:
         return judge_alone(source, metrics[source])

@@ -72,10 +72,20 @@ def judge(
 
 
 def judge_without_labels(
-    adapted: str, source: str, images: int, agreement: float | None, warnings: list[Alarm]
+    adapted: str, source: str, images: int, agreement: float | None, warnings: list[Alarm], left_out: int = 0
 ) -> Verdict:
-    """Says what can be said where there is no labelled holdout: that no accuracy is known, and what moved."""
-    sentence = f"No labelled holdout was given, so the accuracy of {adapted} on the target is not known."
+    """Says what can be said where no labelled image counts: that no accuracy is known, and what moved.
+
+    Args:
+        adapted: Name of the adapted row.
+        source: Name of the source row.
+        images: Number of images.
+        agreement: Share of them that both decide alike, or None.
+        warnings: What speaks against the adapted model.
+        left_out: Labelled images of classes that are not scored.
+    """
+    reason = f"All {_faces(left_out)} are of classes that do not count" if left_out else "No labelled holdout was given"
+    sentence = f"{reason}, so the accuracy of {adapted} on the target is not known."
     if agreement is not None and adapted != source:
         sentence += f" It decides {percent(1 - agreement)} of {count(images)} faces differently from {source}."
     if warnings:

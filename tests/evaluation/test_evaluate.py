@@ -111,6 +111,13 @@ class TestVerdict:
             assert evaluation.labelled == 0
             assert evaluation.differences == {}
 
+    def test_a_holdout_of_classes_that_do_not_count_is_told_from_none(self, labels, make):
+        rows = {"source-only": make(labels, 0.5, seed=1), "CluP": make(labels, 0.5, seed=2)}
+        kept = np.where(labels == 1, 0, labels)
+        found = evaluate(rows, kept, CLASSES, scored_classes=["disgust"]).verdict
+        assert found.level == "unknown"
+        assert found.sentence.startswith("All 350 labelled holdout faces are of classes that do not count, so")
+
 
 class Eye:
     """Decisions as outputs."""

@@ -12,16 +12,16 @@ help: ## Show this help
 demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 6 minutes on 2 cores)
 	$(BIN)/ferry demo
 
-# Fast tests run in one process for each core, four at most; servers and whole pipelines want the machine for themselves.
-FAST := -n auto --maxprocesses 4 --dist loadfile -m "not slow and not integration"
+# Tests run in one process for each core, four at most; servers and whole pipelines want the machine for themselves.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 
 test: $(VENV)/.ferry-test ## Set up and run every check and every test
 	$(MAKE) --no-print-directory lint types contracts
-	$(BIN)/python -m pytest $(FAST)
-	$(BIN)/python -m pytest -m "slow or integration"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not integration"
+	$(BIN)/python -m pytest -m integration
 
 fast: $(VENV)/.ferry-test ## Run the fast tests only (under 90 seconds)
-	$(BIN)/python -m pytest $(FAST)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not integration"
 
 lint: $(VENV)/.ferry-test ## Check style
 	$(BIN)/ruff check .

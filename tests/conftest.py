@@ -14,11 +14,17 @@ from .preloaded import Preloaded
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each; read when torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow asks when it is imported
 
 # Tests for which something costly is made once stay together in one of the parallel processes.
 TOGETHER = {
     "empty_store": ("tests/registry/", "tests/training/test_runs.py"),
-    "preloaded": ("tests/training/test_resume.py", "tests/training/test_distributed.py", "tests/pretraining/test_sink"),
+    "preloaded": (
+        "tests/pretraining/test_exactness.py",
+        "tests/pretraining/test_sinkhorn.py",
+        "tests/training/test_distributed.py",
+        "tests/training/test_resume.py",
+    ),
 }
 
 gc.disable()  # until all is imported and collected: none of it is garbage

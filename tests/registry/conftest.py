@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -15,8 +14,6 @@ import pytest
 from ferry.evaluation.evaluate import evaluate
 from ferry.faces import EXPRESSIONS
 from ferry.networks import Architecture, build_classifier, save_model
-
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 TARGET, SOURCE, LABELS = "7a" * 32, "50" * 32, "1a" * 32
 
@@ -76,7 +73,6 @@ def uri(empty_store: Path, store: Path, tmp_path: Path, monkeypatch) -> str:
         monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
     monkeypatch.delenv("FERRY_RUN_ID", raising=False)
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("FERRY_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -22,7 +22,6 @@ from mlflow.exceptions import MlflowException
 def clean(monkeypatch, tmp_path):
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(runs, "_PROBE_SECONDS", 0.3)
@@ -60,7 +59,7 @@ def server(status: int, body: dict | None = None, hang: bool = False):
 
     service = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     service.daemon_threads = True
-    thread = threading.Thread(target=service.serve_forever, daemon=True)
+    thread = threading.Thread(target=service.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{service.server_port}"

@@ -31,7 +31,6 @@ def surroundings(monkeypatch, tmp_path):
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FERRY_SPOOL", str(tmp_path / "spool"))
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +243,7 @@ def test_probe_knows_who_answers():
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     probe(f"http://user:secret@127.0.0.1:{server.server_port}/")
     server.shutdown()
     server.server_close()

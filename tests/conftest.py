@@ -54,12 +54,19 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Pixels that an earlier version of the code decoded must not be found again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FERRY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _no_disk_flushes():
     """What a power cut leaves is nothing that a test could see, and a thousand flushes take seconds."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(os, "fsync", lambda handle: None)
-    yield
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -52,6 +53,11 @@ CHARTS = {
 }
 
 
+@cache
+def drawn(name):
+    return CHARTS[name]()
+
+
 def parts(drawing, tag):
     return ElementTree.fromstring(drawing).iter(tag)
 
@@ -62,7 +68,7 @@ def texts(drawing):
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_same_input_gives_the_same_bytes_whatever_the_readers_settings_are(name):
-    first = CHARTS[name]()
+    first = drawn(name)
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": None, "font.size": 30, "axes.grid": True}):
         before = dict(matplotlib.rcParams)
         assert CHARTS[name]() == first
@@ -71,7 +77,7 @@ def test_same_input_gives_the_same_bytes_whatever_the_readers_settings_are(name)
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_takes_fonts_and_colours_from_the_page(name):
-    drawing = re.sub("base64,[^\"']*", "", CHARTS[name]())
+    drawing = re.sub("base64,[^\"']*", "", drawn(name))
     assert "font-family" not in drawing
     assert not re.search(r"#[0-9a-f]{6}\b|rgb\(|white|black", drawing)
     used = set(re.findall(r"var\(--(\w+)\)", drawing))
@@ -94,7 +100,7 @@ def test_colours_are_those_of_the_style_sheet():
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_every_reference_has_its_one_target(name):
-    drawing = CHARTS[name]()
+    drawing = drawn(name)
     ids = re.findall(r' id="([^"]*)"', drawing)
     used = re.findall(r'url\(#([^)]*)\)|href="#([^"]*)"', drawing)
     assert len(ids) == len(set(ids))
@@ -108,7 +114,7 @@ def test_ids_of_two_pictures_differ():
 
 
 def test_levels_ticks_and_the_curve_are_in_place():
-    drawing = CHARTS["line"]()
+    drawing = drawn("line")
     assert {"ln K = 5.01", "step", "0", "10", "20"} <= set(texts(drawing))
     path = next(e.get("d") for e in parts(drawing, "path") if "--s1" in e.get("style", ""))
     xs, ys = np.array(re.findall(r"([\d.]+) ([\d.]+)", path), float).T
@@ -144,7 +150,7 @@ def test_an_undefined_value_says_so_and_draws_nothing():
 
 
 def test_bars_are_as_tall_as_their_counts():
-    drawing = CHARTS["histogram"]()
+    drawing = drawn("histogram")
     bars = [e.get("d") for e in parts(drawing, "path") if "--s0" in e.get("style", "")]
     heights = [np.ptp([float(y) for _, y in re.findall(r"([\d.]+) ([\d.]+)", bar)]) for bar in bars]
     assert np.array(heights) / heights[0] == pytest.approx([1, 2, 3, 4], abs=0.02)

@@ -22,6 +22,9 @@ from .method import Batch, Context, Method
 from .optimisers import make_optimiser, set_learning_rate
 from .schedules import learning_rate_at
 
+_MOST_SKIPPED = 20
+"""Steps in a row that fp16 may skip: more than the halvings that lead from the first loss scale, 2 ** 16, to 1."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -75,6 +78,8 @@ class Engine:
         self.optimiser = make_optimiser(groups, config)
         self.parameters = distributed.trained_parameters(self.optimiser.param_groups)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.skipped = 0
+        """Steps in a row, up to the last one, that were skipped because a gradient was not finite."""
         self.autocast: Callable[[], AbstractContextManager[Any]] = autocast_for(device, precision)
 
     def context(self, epoch: int, purpose: Purpose) -> Context:
@@ -102,7 +107,8 @@ class Engine:
             stop: Tells whether this process was asked to stop.
 
         Raises:
-            TrainingDiverged: The loss is not finite; weights and optimiser are as before the step.
+            TrainingDiverged: The loss is not finite, or in fp16 no gradient was for too many steps; weights and
+                optimiser are as before the step.
         """
         epoch, index = divmod(step, self.sampler.steps_per_epoch)
         rows = self.sampler.batch(epoch, index).to(self.device)
@@ -111,8 +117,11 @@ class Engine:
         own_loss, sums = self._gradients(rows, epoch, step)
         loss, means, stopping = self._agree(own_loss, sums, stop())
         if not math.isfinite(loss):
-            raise self._diverged(loss, means, epoch, step)
-        self._apply(learning_rate)
+            raise self._diverged("loss", str(loss), means, epoch, step)
+        skipped = self._apply(learning_rate)
+        if self.precision == "fp16":
+            self._check_skipped(skipped, means, epoch, step)
+            means = {**means, "skipped": float(skipped)}
         for meter in meters:
             meter.add(means, len(rows))
         with torch.no_grad():
@@ -158,10 +167,12 @@ class Engine:
         means = {name: value / weight for name, value, weight in zip(names, values, weights, strict=True) if weight > 0}
         return (means["loss"] if total[0] == 0 else math.nan), means, total[1] > 0
 
-    def _diverged(self, loss: float, means: Mapping[str, Tensor | float], epoch: int, step: int) -> TrainingDiverged:
+    def _diverged(
+        self, what: str, got: str, means: Mapping[str, Tensor | float], epoch: int, step: int
+    ) -> TrainingDiverged:
         values = ", ".join(f"{name} {float(value):.4g}" for name, value in sorted(means.items()))
         return TrainingDiverged(
-            f"Expected `loss` to be finite, but got {loss} in step {step + 1} of {self.total_steps} of {self.name} "
+            f"Expected `{what}` to be finite, but got {got} in step {step + 1} of {self.total_steps} of {self.name} "
             f"(epoch {epoch + 1}; {values}). {self.advice()}"
         )
 
@@ -170,13 +181,24 @@ class Engine:
         fp32 = "" if self.precision == "fp32" else f", or train with precision=fp32 (now {self.precision})"
         return f"Lower learning_rate (now {self.config.learning_rate:g}){fp32}."
 
-    def _apply(self, learning_rate: float) -> None:
+    def _apply(self, learning_rate: float) -> bool:
+        """Does the optimiser's step; tells whether it was skipped, as fp16 does where a gradient is not finite."""
         set_learning_rate(self.optimiser, learning_rate)
         if self.config.clip_gradient_norm > 0:
             self.scaler.unscale_(self.optimiser)
             torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_gradient_norm)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        return self.scaler.get_scale() < scale
+
+    def _check_skipped(self, skipped: bool, means: Mapping[str, Tensor | float], epoch: int, step: int) -> None:
+        """Ends a training that would skip its steps for ever: finite losses do not show a NaN in the gradient."""
+        self.skipped = self.skipped + 1 if skipped else 0
+        scale = self.scaler.get_scale()
+        if skipped and (scale < 1 or self.skipped >= min(_MOST_SKIPPED, self.total_steps)):
+            got = f"NaN or infinity for {self.skipped} steps that were skipped, down to loss scale {scale:g}, the last"
+            raise self._diverged("gradient", got, means, epoch, step)
 
     def state(self) -> dict[str, Any]:
         """Returns method, optimiser and scaler, for a checkpoint."""
@@ -184,6 +206,7 @@ class Engine:
             "method": self.method.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped,
         }
 
     def load(self, state: Mapping[str, Any], where: str) -> None:
@@ -203,7 +226,9 @@ class Engine:
             difference = " ".join(str(error).split())
             fix = "Delete the file to start again, or run with the method's earlier settings."
             raise expected("checkpoint", "of this method", f"{where}: {difference}", fix) from error
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty unless the training was in fp16
+            self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
 
     def weights_are_finite(self) -> bool:
         """Tells whether all parameters are finite."""

@@ -61,7 +61,10 @@ class Checkpoint:
                 damaged.append(path)
                 self._worth_keeping = self._worth_keeping and path != self.path
                 continue
-            _check_identity(path, content["identity"], identity)
+            found = dict(content["identity"])
+            if content.get("reached") == identity.get("weights"):  # the same call again, on what it has trained so far
+                found["weights"] = identity.get("weights")
+            _check_identity(path, found, identity)
             if path == self.previous:
                 logger.warning("Going on from the checkpoint before it, %s.", path)
             return content
@@ -152,7 +155,7 @@ def _check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, A
     names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
     if names:
         pairs = [f"{name} {_word(found.get(name))} there, {_word(wanted.get(name))} here" for name in names]
-        fix = "Delete the file to start again, or run with the settings and data that it was made with."
+        fix = "Delete the file to start again, or run with the settings, data and first weights that it was made with."
         raise expected("checkpoint", "of this training", f"{path} with {'; '.join(pairs[:8])}", fix)
 
 

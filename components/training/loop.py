@@ -26,7 +26,7 @@ from .history import History
 from .interruption import Interruption
 from .measuring import fastest_precision
 from .method import Method
-from .resume import identity_of, load_shared
+from .resume import fingerprint_of, identity_of, load_shared
 
 if TYPE_CHECKING:
     from .tracking import Tracker
@@ -41,7 +41,8 @@ class TrainResult:
     Attributes:
         history: JSON-able records in order. ``kind`` is ``step`` (means since the last such record, with ``step`` =
             steps done, ``epoch``, ``learning_rate``, ``images_per_second``) or ``epoch`` (means over the epoch, what
-            the method's ``end_epoch`` returned, ``seconds``).
+            the method's ``end_epoch`` returned, ``seconds``). In fp16 both have ``skipped``: the share of the steps
+            that were skipped because a gradient was not finite.
         steps: Optimiser steps of the whole training.
         images: Images of the whole training, with repetition.
         seconds: Time, with that of interrupted calls.
@@ -81,7 +82,7 @@ def train(
     and shows anything.
 
     Args:
-        method: What to train; its weights are the start.
+        method: What to train; its weights are the start. A checkpoint belongs to them, too.
         pixels: uint8 [N, C, H, W], usually a memory map.
         config: The settings.
         checkpoint: The file of the checkpoint; None for a training that cannot be resumed.
@@ -90,7 +91,8 @@ def train(
 
     Raises:
         UserError: Wrong input, or a checkpoint that is damaged or of another training.
-        TrainingDiverged: The loss is not finite or the method saw a collapse. The last good checkpoint stays.
+        TrainingDiverged: The loss is not finite, in fp16 the gradient of many steps in a row is not, or the method saw
+            a collapse. The last good checkpoint stays.
         Interrupted: By SIGTERM or Ctrl-C; the same call can go on.
         RetryableError: The disk is full; the same call can go on.
     """
@@ -267,6 +269,7 @@ class _Training:
     def _content(self) -> dict[str, Any]:
         return {
             "identity": self.identity,
+            "reached": fingerprint_of(self.engine.method),
             "device": self.engine.device.type,
             "precision": self.engine.precision,
             "step": self.step,
@@ -279,6 +282,7 @@ class _Training:
 
     def _restore(self, kept: dict[str, Any]) -> None:
         self.engine.load(kept, "" if self.file is None else str(self.file.path))
+        self.identity = kept["identity"]
         self.step, self.started, self.finished = kept["step"], kept["started"], kept["finished"]
         self.seconds_before = kept["seconds"]
         self.resumed_from = self.step

@@ -16,6 +16,7 @@ from ferry.common import files
 from ferry.common.errors import RetryableError, UserError
 from ferry.training import train
 from ferry.training.checkpoint import Checkpoint, read_checkpoint
+from ferry.training.resume import fingerprint_of
 
 toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
 IDENTITY = {"name": "training", "epochs": 3}
@@ -235,9 +236,61 @@ def test_a_checkpoint_of_other_settings_data_or_method_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"name training there, other here"):
         train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=path, name="other")
     other = toy.Toy()
-    other.head = torch.nn.Linear(8, 4)
-    with pytest.raises(UserError, match=r"of this method.*head"):
+    other.queue = torch.zeros(21, 8)
+    with pytest.raises(UserError, match=r"of this method.*queue"):
         train(other, toy.toy_pixels(), toy.settings(), checkpoint=path)
+
+
+@pytest.mark.parametrize("part", ["head", "net", "teacher"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_checkpoint_of_other_first_weights_is_refused(tmp_path, part, finished):
+    path = tmp_path / "c.pt"
+    if finished:
+        toy.once(path)
+    else:
+        toy.fork(lambda: toy.once(path, ("step", 6)))
+    other = toy.Toy()
+    with torch.no_grad():
+        if part == "head":
+            other.head.weight[0] *= 1.5
+        elif part == "net":
+            other.net[1].running_var.fill_(1.1)  # as AdaBN does
+        else:
+            other.teacher.neg_()
+    before = toy.bytes_of(other)
+    with pytest.raises(UserError, match=r"with weights -?[\d.]+ there, -?[\d.]+ here'.*first weights"):
+        train(other, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    assert toy.bytes_of(other) == before
+    assert toy.once(path)["resumed_from"] == (12 if finished else 6)
+
+
+def test_first_weights_that_differ_in_their_last_bits_are_the_same(tmp_path):
+    path, rounded = tmp_path / "c.pt", toy.Toy()
+    first = toy.once(path)
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            parameter *= 1 + 2e-7
+    assert toy.bytes_of(rounded) != toy.bytes_of(toy.Toy())
+    result = train(rounded, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    assert toy.outcome(rounded, result)["state"] == first["state"]
+
+
+def test_fingerprints_see_every_tensor_and_no_order_of_sums():
+    method = toy.Toy()
+    whole = fingerprint_of(method)
+    assert fingerprint_of(toy.Toy().double()) == whole
+    seen = []
+    for name, tensor in method.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        changed = toy.Toy()
+        changed.state_dict()[name].copy_(torch.linspace(-1, 1, tensor.numel()).view_as(tensor))
+        seen.append(fingerprint_of(changed))
+    assert len({whole, *seen}) == len(seen) + 1
+    empty = toy.Toy()
+    for tensor in empty.state_dict().values():
+        tensor.zero_()
+    assert fingerprint_of(empty) == 0.0
 
 
 def test_settings_that_do_not_change_the_result_may_change(tmp_path):

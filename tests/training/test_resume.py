@@ -91,6 +91,18 @@ def test_a_signal_finishes_the_step_writes_and_can_go_on(tmp_path, number):
     assert (again["state"], again["history"]) == (whole["state"], whole["history"])
 
 
+def test_the_same_call_goes_on_with_the_method_that_it_has_trained_so_far(tmp_path):
+    path, method = tmp_path / "c.pt", stopping_at(signal.SIGTERM, 6)
+    with pytest.raises(RetryableError):
+        train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    result = train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    again = train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    whole = toy.once(None)
+    assert (result.resumed_from, again.resumed_from) == (7, 12)
+    assert toy.outcome(method, again)["state"] == whole["state"]
+    assert toy.once(path)["state"] == whole["state"]  # and still belongs to its first weights
+
+
 def test_a_signal_in_the_last_step_does_not_spoil_the_finish(tmp_path):
     method = stopping_at(signal.SIGTERM, 11)
     result = train(method, toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "c.pt")

@@ -34,7 +34,7 @@ class ViewParameters:
         grayscale: bool [n].
         blur: bool [n].
         sigma: float32 [n], standard deviation of the blur in pixels of the output.
-        affine: float32 [n, 5], angle in degrees (counter-clockwise), shift right and down in pixels of the image,
+        affine: float32 [n, 5], angle in degrees (clockwise), shift right and down in pixels of the image,
             magnification, horizontal shear in degrees; (0, 0, 0, 1, 0) is the identity.
     """
 

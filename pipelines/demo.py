@@ -21,7 +21,7 @@ TARGET_STYLE = "line"
 SIZE = 48
 
 SOURCE_PARAMETERS: dict[str, Any] = {"training_epochs": 12, "network_width": 16}
-"""Budget of the demo's source model; twice as many epochs hardly change it (``benchmarks/ablation.md``)."""
+"""Budget of the demo's source model; ``benchmarks/ablation.md`` shows what twice as many epochs change."""
 
 CLUP_PARAMETERS: dict[str, Any] = {"model_name": "ferry-demo"}
 """The demo's adaptation is the pipeline's defaults."""

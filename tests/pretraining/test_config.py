@@ -132,7 +132,7 @@ def test_the_rule_fills_in_prototypes_and_fits_the_queue():
 
 
 def test_a_queue_that_would_never_start_is_left_out_and_said():
-    done, warnings = resolve(PretrainingConfig(batch_size=128, epochs=2, queue_start_steps=200), 1_300, 7)
+    done, warnings = resolve(PretrainingConfig(batch_size=128, epochs=2, queue=1920, queue_start_steps=200), 1_300, 7)
     assert done.queue == 0
     assert "start at step 200, but the training has 20 steps" in warnings[0]
     full_too_late = PretrainingConfig(batch_size=128, epochs=1, queue=1280, queue_start_steps=0)
@@ -145,10 +145,10 @@ def test_more_prototypes_than_points_are_refused_with_a_number_that_fits():
         UserError, match=r"`pretraining_prototypes` to be at most batch plus queue, 256 \+ 3840, but got"
     ):
         resolve(config, 28_709, 7)
-    with pytest.raises(UserError, match=r"Pass 380, or raise the queue"):
+    with pytest.raises(UserError, match=r"Pass 380, or raise the batch size or the queue"):
         resolve(config, 28_709, 7)
-    late = PretrainingConfig(prototypes=500, batch_size=128, epochs=1, queue_start_steps=200)
-    with pytest.raises(UserError, match=r"Pass 60, or raise the queue.*A queue_start_steps below"):
+    late = PretrainingConfig(prototypes=500, batch_size=128, epochs=1, queue=1920, queue_start_steps=200)
+    with pytest.raises(UserError, match=r"Pass 60, or raise the batch size or the queue.*A queue_start_steps below"):
         resolve(late, 4_000, 7)
 
 

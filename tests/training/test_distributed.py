@@ -18,7 +18,7 @@ from torch import nn
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped"]
+QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped", "apart", "seldom"]
 REST = ["two, single precision", "three, uneven", "two, in parts", "two, lars", "spread", "broken"]
 
 
@@ -47,7 +47,7 @@ def distance(one, many):
     return max(state, history)
 
 
-@pytest.mark.parametrize("name", ["two", "three, one without rows"])
+@pytest.mark.parametrize("name", ["two", "three, one without rows", "apart", "seldom"])
 def test_many_processes_end_where_one_does(answers, name):
     one = values(answers[name]["one"])
     for answer in answers[name]["many"]:
@@ -73,6 +73,17 @@ def test_all_processes_are_equal_and_batch_norms_are_plain_again(answers):
     first, second = (values(answer) for answer in answers["two"]["many"])
     assert first["state"] == second["state"]
     assert first["kinds"] == ["BatchNorm1d", "BatchNorm2d"]
+
+
+def test_a_checkpoint_belongs_to_the_first_weights_of_the_first_process(answers):
+    for before, after in zip(answers["apart"]["many"], answers["apart"]["then"], strict=True):
+        assert values(after)["from"] == 12
+        assert values(after)["state"] == values(before)["state"]
+
+
+def test_a_layer_that_one_process_uses_is_trained(answers):
+    one = values(answers["seldom"]["one"])["state"]["never_used.weight"]
+    assert one != values(answers["two"]["one"])["state"]["never_used.weight"]
 
 
 def test_collectives_give_the_values_and_gradients_of_one_process(answers):

@@ -305,7 +305,8 @@ def at_once(folder, names):
         elif name in ("helpers", "diverged"):
             results[name] = team(3, helpers) if name == "helpers" else team(2, diverging)
         else:
-            results[name] = {"stopped": _stopped, "spread": _spread, "broken": _broken}[name](folder)
+            work = {"stopped": _stopped, "spread": _spread, "broken": _broken, "apart": _apart, "seldom": _seldom}
+            results[name] = work[name](folder)
     return results
 
 
@@ -322,6 +323,44 @@ def _spread(folder):
     stopped = fork(lambda: stopping(path, 1))
     hidden = folder / "elsewhere" / "again.pt"
     return {"first": stopped, "then": team(2, lambda rank: trained(checkpoint=hidden if rank else path))}
+
+
+def _apart(folder):
+    """Two processes start with different weights and buffers; both once more when the training is finished."""
+    path = folder / "apart.pt"
+    many = team(2, lambda rank: trained(checkpoint=path, method=apart(rank)))
+    return {
+        "one": fork(trained),
+        "many": many,
+        "then": team(2, lambda rank: trained(checkpoint=path, method=apart(rank))),
+    }
+
+
+def apart(rank):
+    method = Toy(dropout=0.0, global_term=True)
+    with torch.no_grad():
+        for tensor in [*method.parameters(), *method.buffers()]:
+            tensor += rank
+    return method
+
+
+def _seldom(folder):
+    return {"one": fork(lambda: trained(method=Seldom())), "many": team(2, lambda rank: trained(method=Seldom()))}
+
+
+class Seldom(Toy):
+    """Uses a layer for the first five images only: often one process has a gradient for it and the other has none."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0, global_term=True)
+
+    def step(self, batch):
+        scalars = super().step(batch)
+        chosen = batch.indices < 5
+        if chosen.any():
+            pixels = batch.pixels[chosen].flatten(1)[:, :2].to(self.head.weight.dtype) / 255
+            scalars["loss"] = scalars["loss"] + self.never_used(pixels).square().sum() / len(batch)
+        return scalars
 
 
 def _broken(folder):

@@ -46,6 +46,25 @@ def test_clusters_correct_the_source_model_where_groups_are_separated():
     assert found.keys == tuple(keys)
 
 
+@pytest.mark.parametrize("score", ["purity", "confidence"])
+@pytest.mark.parametrize("keep", [0.3, 0.5])
+def test_a_class_that_is_fifty_times_rarer_keeps_its_quota(score, keep):
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1, 2], [1000, 1000, 20])
+    features = np.eye(3)[truth] * 12 + rng.standard_normal((len(truth), 3))
+    # The rare class is also the one that the source model is least sure of: any common threshold would lose it.
+    logits = np.eye(3)[truth] * np.array([6, 5, 1.5])[truth, None] + rng.standard_normal((len(truth), 3)) * 0.2
+    keys = [f"{i:05d}.png" for i in rng.permutation(len(truth))]
+    config = LabellingConfig(clusters=12, restarts=3, score=score, keep=keep)
+    found = pseudo_labels(logits.astype(np.float32), features.astype(np.float32), keys, CLASSES, config)
+    np.testing.assert_array_equal(found.columns.label, truth)
+    kept = np.bincount(truth[found.columns.kept], minlength=3)
+    assert kept.tolist() == [round(1000 * keep), round(1000 * keep), round(20 * keep)]
+    assert found.summary["lost_classes"] == {}
+    common = np.sort(found.columns.confidence)[::-1][kept.sum() - 1]
+    assert not (found.columns.confidence[truth == 2] >= common).any()
+
+
 def test_every_column_follows_from_the_clusters():
     logits, features, keys, _ = target(noise=0.4)
     config = LabellingConfig(clusters=9, keep=0.3)

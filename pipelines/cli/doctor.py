@@ -88,9 +88,9 @@ def _mlflow(home: Any) -> dict[str, Any]:
 
 def _s3() -> dict[str, Any]:
     from ...common.errors import FerryError
-    from ...faces.object_store import ObjectStore, ObjectStoreConfig
+    from ...faces.object_store import VARIABLES, ObjectStore, ObjectStoreConfig
 
-    if not any(os.environ.get(name) for name in ("S3_ENDPOINT", "MINIO_ENDPOINT", "AWS_ENDPOINT_URL")):
+    if not any(os.environ.get(name) for name in VARIABLES["endpoint"]):
         return _check("S3", "not configured", "ok", "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to use a bucket.")
     bucket = os.environ.get("S3_BUCKET", "")
     if not bucket:

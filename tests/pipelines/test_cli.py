@@ -8,6 +8,8 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -303,6 +305,66 @@ def test_doctor_says_what_was_found_and_fails_where_mlflow_is_away(ferry, home, 
     code, out, _ = ferry("doctor", "--home", home.root)
     assert code == 75
     assert "FAIL" in out
+
+
+@pytest.fixture
+def store():
+    """An S3 server on this machine that has the bucket `faces`."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            there = self.path.startswith("/faces?")
+            listing = "<ListBucketResult><Name>faces</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+            body = (listing if there else "<Error><Code>NoSuchBucket</Code></Error>").encode()
+            self.send_response(200 if there else 404)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "status", "found", "advice"),
+    [
+        ({}, "ok", "not configured", "Set S3_ENDPOINT"),
+        ({"S3_ENDPOINT": "STORE"}, "warning", "configured, not checked", "Set S3_BUCKET"),
+        ({"AWS_ENDPOINT_URL_S3": "STORE"}, "warning", "configured, not checked", "Set S3_BUCKET"),
+        ({"S3_ENDPOINT": "STORE", "S3_BUCKET": "faces"}, "ok", "bucket faces is reachable", ""),
+        ({"AWS_ENDPOINT_URL_S3": "STORE", "S3_BUCKET": "faces"}, "ok", "bucket faces is reachable", ""),
+        ({"S3_ENDPOINT": "STORE", "S3_BUCKET": "none"}, "error", "to be an existing bucket", "Check S3_ENDPOINT"),
+        (
+            {"MINIO_ENDPOINT": "http://127.0.0.1:9", "S3_BUCKET": "faces"},
+            "error",
+            "`MINIO_ENDPOINT` to be",
+            "S3_SECURE",
+        ),
+        ({"S3_ENDPOINT": "STORE", "S3_BUCKET": "faces", "S3_SECRET_KEY": ""}, "error", "`S3_SECRET_KEY` to be set", ""),
+    ],
+)
+def test_doctor_asks_the_store_that_the_environment_names(
+    ferry, home, monkeypatch, store, variables, status, found, advice
+):
+    given = {"S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "do-not-print-this", "S3_REGION": "us-east-1", **variables}
+    for name, value in given.items() if variables else ():
+        monkeypatch.setenv(name, value.replace("STORE", store))
+    code, out, err = ferry("doctor", "--home", home.root, "--json")
+    check = next(check for check in json.loads(out) if check["check"] == "S3")
+    assert check["status"] == status
+    assert found in check["found"]
+    assert advice in check["advice"]
+    assert code == (75 if status == "error" else 0)
+    assert "do-not-print-this" not in out + err
 
 
 def test_ctrl_c_ends_with_75_and_a_word(ferry, monkeypatch):

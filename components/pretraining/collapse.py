@@ -1,7 +1,9 @@
 """Notices a pretraining that has collapsed, names the cause and says what to change.
 
 The number of used prototypes is no sign: it stays full in collapsed runs. What shows a collapse is the loss at ln K
-together with codes that are as flat as 1/K, or embeddings that have lost their dimensions.
+together with codes that are as flat as 1/K, or embeddings that have lost their dimensions. DeepClusterV2 has no codes,
+and its predictions stay flat in healthy runs: there the signs besides the embeddings are the loss at ln K together with
+centroids that have merged, and one cluster with almost all images.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from ..common.errors import TrainingDiverged
 from ..training.distributed import all_gather_rows, all_reduce_sum
+from .config import MethodName
 
 _FLAT = 3.0
 """Codes count as flat below this many times 1/K; healthy ones measured 20 to 45 times, collapsed ones 1.5 times."""
@@ -21,6 +24,10 @@ _NARROW = 0.5
 """Embeddings with less spread than this have come together; healthy ones measured 0.9 to 1, collapsed ones 0.24."""
 _MERGED = 0.1
 """Prototypes with less spread than this have come together; random ones have 1 - 1 / sqrt(K)."""
+_ONE_CLUSTER = 2.0
+"""Clusters of a lower perplexity have nearly all images in one of them."""
+
+_SPREAD_OUT = "Use the preset small (normalised projector output), softer crops, or a lower learning rate."
 
 
 @torch.no_grad()
@@ -29,7 +36,7 @@ def health(embeddings: Tensor, codes: Tensor, prototypes: Tensor) -> dict[str, T
 
     Args:
         embeddings: Unit-length embeddings of one view, float [B, D].
-        codes: Their codes, rows sum to 1, float [B, K].
+        codes: Their codes (of DeepClusterV2 its predictions), rows sum to 1, float [B, K].
         prototypes: Unit-length prototypes, float [K, D].
 
     Returns:
@@ -90,18 +97,21 @@ class CollapseWatch:
         prototypes: Number of prototypes K.
         patience_steps: Steps that the signs must last; every network starts near ln K.
         margin: Distance to ln K, in nats, below which the loss counts as stuck.
+        method: ``swav`` or ``deepcluster``, which decides what the signs are.
     """
 
-    def __init__(self, prototypes: int, patience_steps: int = 150, margin: float = 0.02) -> None:
-        self.prototypes, self.patience, self.margin = prototypes, patience_steps, margin
+    def __init__(
+        self, prototypes: int, patience_steps: int = 150, margin: float = 0.02, method: MethodName = "swav"
+    ) -> None:
+        self.prototypes, self.patience, self.margin, self.method = prototypes, patience_steps, margin, method
         self._since: dict[str, int] = {}
 
     def look(self, record: Mapping[str, float]) -> None:
         """Reads one record of the loop.
 
         Args:
-            record: ``step``, ``loss``, and the scalars of :func:`health`; the means over an epoch are passed over,
-                because they reach back to before a collapse.
+            record: ``step``, ``loss``, and the scalars of :func:`health`, with DeepClusterV2's ``perplexity`` that of
+                its clusters; the means over an epoch are passed over, because they reach back to before a collapse.
 
         Raises:
             TrainingDiverged: A sign of collapse has lasted for the patience.
@@ -109,7 +119,7 @@ class CollapseWatch:
         if "seconds" in record:
             return
         step, shown = int(record["step"]), self.signs(record)
-        for sign in ("embeddings", "codes"):
+        for sign in ("embeddings", "codes", "centroids", "clusters"):
             if sign not in shown:
                 self._since.pop(sign, None)
             elif step - self._since.setdefault(sign, step) >= self.patience:
@@ -122,15 +132,27 @@ class CollapseWatch:
             record: As in :meth:`look`.
         """
         chance = math.log(self.prototypes)
-        narrow = record.get("spread", 1.0) < _NARROW
-        flat = record.get("max_code", 1.0) < _FLAT / self.prototypes
         stuck = record.get("loss", 0.0) > chance - self.margin
         shown = {}
         if record.get("rank", math.inf) < 1.5 or record.get("spread", 1.0) < 0.05:
             shown["embeddings"] = _constant_embeddings(record)
-        if self.prototypes > _FLAT and stuck and flat:
+        if self.prototypes <= _FLAT:
+            return shown
+        if self.method == "deepcluster":
+            if stuck and record.get("prototype_spread", 1.0) < _MERGED:
+                shown["centroids"] = _merged_centroids(record, chance)
+            if record.get("perplexity", math.inf) < _ONE_CLUSTER:
+                shown["clusters"] = self._one_cluster(record)
+        elif stuck and record.get("max_code", 1.0) < _FLAT / self.prototypes:
+            narrow = record.get("spread", 1.0) < _NARROW
             shown["codes"] = _constant_embeddings(record) if narrow else self._flat_codes(record, chance)
         return shown
+
+    def _one_cluster(self, record: Mapping[str, float]) -> str:
+        return (
+            f"Expected `clusters` to share the images, but got {record['perplexity']:.1f} of {self.prototypes} in use "
+            f"at step {int(record['step'])}: one has taken almost all of them. {_SPREAD_OUT}"
+        )
 
     def _flat_codes(self, record: Mapping[str, float], chance: float) -> str:
         merged = record.get("prototype_spread", 1.0) < _MERGED
@@ -148,12 +170,19 @@ class CollapseWatch:
         )
 
 
+def _merged_centroids(record: Mapping[str, float], chance: float) -> str:
+    return (
+        f"Expected `loss` to fall below ln K = {chance:.3f}, but got {record['loss']:.3f} with a spread of the "
+        f"centroids of {record['prototype_spread']:.2f} at step {int(record['step'])}: the centroids have merged, "
+        f"because the embeddings have come together. {_SPREAD_OUT}"
+    )
+
+
 def _constant_embeddings(record: Mapping[str, float]) -> str:
     got = (
         f"an effective rank of {record.get('rank', math.nan):.1f} and a spread of {record.get('spread', math.nan):.2f}"
     )
     return (
         f"Expected `embeddings` to differ between images, but got {got} (1 is healthy) at step {int(record['step'])}: "
-        "the encoder gives every image almost the same embedding. Use the preset small (normalised projector output), "
-        "softer crops, or a lower learning rate."
+        f"the encoder gives every image almost the same embedding. {_SPREAD_OUT}"
     )

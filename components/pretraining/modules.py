@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -115,6 +116,18 @@ class ProjectedEncoder(nn.Module):
         return list(projected.chunk(len(crops)))
 
 
+@contextmanager
+def unchanged_buffers(module: nn.Module) -> Iterator[None]:
+    """Lets passes in training mode leave no trace: the running statistics are afterwards as they were."""
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
 class CropMethod(Method):
     """What SwAV and DeepClusterV2 have in common as methods of the training loop.
 
@@ -140,7 +153,7 @@ class CropMethod(Method):
         self.config, self.crops, self.normalisation = config, crops, normalisation
         self.network = ProjectedEncoder(encoder, config)
         self.flops_per_image = float(sum(self._flops(size, heads) for size in crops.sizes))
-        self.collapse = CollapseWatch(config.prototypes)
+        self.collapse = CollapseWatch(config.prototypes, method=config.method)
 
     def describe(self) -> dict[str, Any]:
         """Returns what makes this training another one besides the loop's settings."""

@@ -54,6 +54,11 @@ def test_health_of_a_random_sphere_and_of_a_point():
     assert bad["prototype_spread"].item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_the_largest_entry_of_a_code_is_a_mean_over_images():
+    codes = torch.tensor([[0.7, 0.3, 0.0], [0.2, 0.2, 0.6], [0.1, 0.5, 0.4]])
+    assert health(sphere(3, 4), codes, sphere(3, 4, 1))["max_code"].item() == pytest.approx(0.6)
+
+
 def test_perplexity_counts_what_is_used_alike():
     assert perplexity(torch.tensor([0.25, 0.25, 0.5, 0.0])).item() == pytest.approx(2**1.5)
 
@@ -90,6 +95,38 @@ def test_a_collapse_is_stopped_after_the_patience_with_its_cause(record, cause, 
     assert advice in message
     assert "Expected `" in message
     assert "It lasted for 160 steps." in message
+
+
+TOGETHER = {**MERGED, "max_code": 0.0067, "perplexity": 90.0, "spread": 0.2, "prototype_spread": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("record", "cause"),
+    [
+        (TOGETHER, "loss` to fall below ln K = 5.011, but got 5.011 with a spread of the centroids of 0.03"),
+        (POINT, "almost the same embedding"),
+        ({**HEALTHY, "perplexity": 1.2}, "clusters` to share the images, but got 1.2 of 150 in use"),
+    ],
+)
+def test_a_collapse_of_deepcluster_is_stopped_with_advice_that_it_can_follow(record, cause):
+    step, message = walk(CollapseWatch(150, method="deepcluster"), [HEALTHY] * 3 + [record] * 20)
+    assert step == 80 + 160
+    assert cause in message
+    assert "preset small" in message
+    assert "epsilon" not in message
+    assert "freeze" not in message
+
+
+def test_flat_predictions_alone_are_no_collapse_of_deepcluster():
+    """A long warm-up as measured: predictions of 2.6 times 1/K and a loss above ln K, but centroids apart."""
+    warming = {**HEALTHY, "loss": 5.05, "max_code": 2.6 / 150, "spread": 0.6, "prototype_spread": 0.31}
+    assert walk(CollapseWatch(150, method="deepcluster"), [warming] * 50) is None
+    assert walk(CollapseWatch(150), [warming] * 50) is not None
+
+
+def test_a_method_brings_the_watch_of_its_kind(room):
+    assert room.method("deepcluster").collapse.method == "deepcluster"
+    assert room.method("swav").collapse.method == "swav"
 
 
 def test_a_flat_start_that_recovers_is_not_stopped():

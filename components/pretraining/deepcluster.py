@@ -15,15 +15,14 @@ from torch.nn import functional
 
 from ..clustering import kmeans
 from ..networks import Encoder, Normalisation
-from ..networks.outputs import evaluation_mode
 from ..training import Batch, Context
-from ..training.batches import seed_for
-from ..training.distributed import all_gather_rows
-from ..training.views import MultiCrop
+from ..training.batches import seed_for, share
+from ..training.distributed import all_gather_rows, rank, world_size
+from ..training.views import MultiCrop, views
 from .collapse import health, perplexity
 from .config import PretrainingConfig
 from .crops import normalised_crops, normalised_images
-from .modules import CropMethod, Prototypes
+from .modules import CropMethod, Prototypes, unchanged_buffers
 
 _LLOYD_STEPS = 10
 UNASSIGNED = -100
@@ -129,8 +128,20 @@ class DeepClusterV2(CropMethod):
 
     @torch.no_grad()
     def _fill_bank(self, context: Context) -> None:
-        """Fills the bank from one pass in evaluation mode without augmentation; every process does the whole pass."""
-        with evaluation_mode(self), context.autocast():
-            for indices, pixels in context.batches(self.config.batch_size):
-                (embedding,) = self.network([normalised_images(pixels.float() / 255.0, self.normalisation)])
-                self.bank[:, indices.to(self.bank.device)] = embedding.to(self.bank.dtype)
+        """Fills the bank from one pass with a random view of each image per assign view, as the official script does.
+
+        Batch norm takes the batch's statistics, as it will in the steps. Under its running ones, which are still those
+        of a fresh projector, all embeddings point one way and the clusters say nothing. The images are shuffled,
+        because stored ones often come class after class, and a batch of one class would lose what they share.
+        """
+        crops = MultiCrop(((self.crops.crops[0][0], self.assign_views),))
+        order = torch.randperm(context.size, generator=context.generator)
+        parts = max(1, context.size // self.config.batch_size)
+        with unchanged_buffers(self.network), context.autocast():
+            for part in range(parts):
+                indices = order[share(slice(0, context.size), parts, part)].to(self.bank.device)
+                own = share(slice(0, len(indices)), world_size(), rank())
+                drawn = views(context.fetch(indices[own]), crops, context.generator, rows=own)
+                embeddings = self.network([normalised_images(view, self.normalisation) for view in drawn])
+                for view, embedding in enumerate(embeddings):
+                    self.bank[view, indices] = all_gather_rows(embedding).to(self.bank.dtype)

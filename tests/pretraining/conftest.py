@@ -41,6 +41,15 @@ def images(count=64, channels=1, size=16, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
 
 
+def pictures(count):
+    """Smooth pictures of four kinds in a random order."""
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[0:16, 0:16] / 15.0
+    kinds = np.stack([x, y, np.abs(2 * x - 1), 1 - np.abs(2 * y - 1)])[generator.integers(0, 4, count)]
+    shades = 30 + 190 * kinds * generator.uniform(0.7, 1.0, (count, 1, 1))
+    return (shades + generator.normal(0, 4, shades.shape)).clip(0, 255).astype(np.uint8)[:, None]
+
+
 def tiny_encoder(channels=1, seed=0):
     architecture = Architecture(name="resnet10", width=4, channels=channels, input_size=16)
     return build_encoder(architecture, seed)
@@ -51,6 +60,7 @@ class Room:
 
     settings = staticmethod(settings)
     images = staticmethod(images)
+    pictures = staticmethod(pictures)
     encoder = staticmethod(tiny_encoder)
 
     def method(self, name="swav", channels=1, count=64, **changes):

@@ -36,7 +36,8 @@ def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3, all_red
         epsilon: Entropy of the assignment; smaller is harder. The paper uses 0.05.
         iterations: Number of iterations, at least 1. The paper uses 3.
         all_reduce: Under data-parallel training, the sum of a tensor over all processes; it may work in place. It is
-            called ``iterations + 1`` times, in the same order in all processes.
+            called in the same order in all processes: once and then once per iteration, or five times per iteration
+            where the iterations run on logarithms.
 
     Returns:
         float32 [B, K] without gradient; each row sums to 1 and, the more iterations, the nearer each column's sum is

@@ -177,6 +177,9 @@ def test_the_hook_sees_the_bounds_and_then_one_sum_per_iteration():
     scores = cosines(10, 4)
     assert torch.equal(sinkhorn(scores, 0.05, 3, record), sinkhorn(scores, 0.05, 3))
     assert shapes == [(6,), (4,), (4,), (4,)]
+    shapes.clear()
+    sinkhorn(scores * 100, 0.05, 3, record)  # on logarithms
+    assert shapes == [(6,)] + [(4,)] * 15
 
 
 def halves(scores: torch.Tensor) -> list:

@@ -17,7 +17,7 @@ from ..clustering import kmeans
 from ..networks import Encoder, Normalisation
 from ..training import Batch, Context
 from ..training.batches import seed_for, share
-from ..training.distributed import all_gather_rows, rank, world_size
+from ..training.distributed import all_gather_rows, broadcast_bytes, broadcast_tensors, rank, world_size
 from ..training.views import MultiCrop, views
 from .collapse import health, perplexity
 from .config import PretrainingConfig
@@ -81,10 +81,24 @@ class DeepClusterV2(CropMethod):
         """Clusters the bank, once per head, and makes the centroids the head's prototypes.
 
         The first epoch has no embeddings yet: they come from one pass over the images. A cluster that lost all its
-        images keeps its centroid.
+        images keeps its centroid. Process 0 clusters for all, because processors of different kinds round differently.
+
+        Raises:
+            UserError: Embeddings are not finite.
+            RetryableError: In the other processes, when process 0 could not cluster.
         """
         if epoch == 0:
             self._fill_bank(context)
+        done: bytes | None = None
+        try:
+            if rank() == 0:
+                self._cluster(epoch)
+            done = b"done"
+        finally:
+            broadcast_bytes(done, self.bank.device)  # an error of process 0 ends the others, too
+        broadcast_tensors([self.assignments, *self.heads.buffers()])
+
+    def _cluster(self, epoch: int) -> None:
         for head, module in enumerate(self.heads):
             rows = self.bank[head % self.assign_views].float().cpu().numpy()
             seed = seed_for("start", self.config.seed, epoch, head)

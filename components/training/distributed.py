@@ -150,8 +150,18 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 @torch.no_grad()
 def broadcast_module(module: nn.Module) -> None:
     """Gives every process the parameters and buffers of process 0."""
+    broadcast_tensors([*module.parameters(), *module.buffers()])
+
+
+@torch.no_grad()
+def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
+    """Gives every process the values of process 0, in place.
+
+    Args:
+        tensors: In the same order, and with the same shapes and dtypes, in every process.
+    """
     if world_size() > 1:
-        for tensor in [*module.parameters(), *module.buffers()]:
+        for tensor in tensors:
             whole = tensor.contiguous()
             dist.broadcast(whole, src=0)
             tensor.copy_(whole)

@@ -2,7 +2,8 @@
 
 ``exactness.py drill NAME=STEP...`` kills the named trainings in a step and lets them go on;
 ``exactness.py team NAME...`` trains them in one process and in two;
-``exactness.py codes FILE`` computes Sinkhorn codes in two.
+``exactness.py codes FILE`` computes Sinkhorn codes in two;
+``exactness.py clusters`` starts epochs of DeepClusterV2 in two whose own clusters would differ.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from ferry.adaptation.config import FinetuningConfig
-from ferry.common.errors import UserError
+from ferry.common.errors import FerryError, UserError
 from ferry.networks import Architecture, build_classifier, build_encoder
-from ferry.pretraining import PretrainingConfig, make_method
+from ferry.pretraining import PretrainingConfig, deepcluster, make_method
 from ferry.pretraining.sinkhorn import _log_sum_exp, sinkhorn
-from ferry.training import LoopConfig, distributed, train
+from ferry.training import LoopConfig, distributed, make_context, train
 from ferry.training.supervised import Supervised
 from ferry.training.views import finetune
 
@@ -117,12 +118,32 @@ def codes(given, rank):
     return found
 
 
+def clusters(rank):
+    """State after the start of an epoch, and how one ends in which process 0 cannot cluster."""
+    distributed.start(torch.device("cpu"))
+    method, pixels, loop = made("deepcluster", 0.05)
+    kmeans = deepcluster.kmeans
+    deepcluster.kmeans = lambda rows, count, seed, **named: kmeans(rows, count, seed=seed + rank, **named)
+    context = make_context(pixels, loop)
+    method.start_epoch(0, context)
+    state = toy.tensors(method)
+    if rank == 0:
+        method.bank.fill_(torch.nan)
+    try:
+        method.start_epoch(1, context)
+    except FerryError as error:
+        return {"state": state, "error": [type(error).__name__, str(error)]}
+    return {"state": state, "error": None}
+
+
 def main():
     command, names = sys.argv[1], sys.argv[2:]
     torch.set_num_threads(1)
     if command == "codes":
         given = json.loads(Path(names[0]).read_text())
         return toy.team(2, lambda rank: codes(given, rank))
+    if command == "clusters":
+        return toy.team(2, clusters)
     with tempfile.TemporaryDirectory() as place:
         return drill(names, Path(place)) if command == "drill" else team(names)
 

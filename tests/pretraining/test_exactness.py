@@ -61,3 +61,12 @@ def test_two_processes_end_where_one_does(teams, name):
     for first, second in zip(one["history"], many[0]["history"], strict=True):
         for key in first.keys() - {"kind"}:
             assert second[key] == pytest.approx(first[key], rel=5e-3, abs=5e-3), (key, first["step"])
+
+
+def test_process_0_clusters_for_all(preloaded):
+    """On processors that round differently the processes would else have other targets from there on."""
+    first, second = (value(one) for one in json.loads(preloaded.run(SCRIPT, "clusters")))
+    assert first["state"] == second["state"]
+    assert first["error"][0] == "UserError"
+    assert second["error"][0] == "RetryableError"
+    assert "Process 0 could not go on" in second["error"][1]

@@ -214,7 +214,7 @@ def test_a_loss_that_overflows_at_first_trains_once_the_scale_is_small_enough():
 @pytest.mark.usefixtures("half")
 def test_a_training_in_fp16_resumes_with_its_scale_and_its_count_of_skipped_steps(tmp_path):
     spoiled = (3, 5, 6, 7)
-    whole, history = trained_line(half_settings(), spoiled=spoiled)
+    whole, history = trained_line(half_settings(), tmp_path / "whole.pt", spoiled=spoiled)
     with pytest.raises(RetryableError):
         trained_line(half_settings(), tmp_path / "c.pt", spoiled=spoiled, stop=6)
     kept = torch.load(tmp_path / "c.pt", weights_only=True)
@@ -223,6 +223,18 @@ def test_a_training_in_fp16_resumes_with_its_scale_and_its_count_of_skipped_step
     assert resumed.resumed_from == 7
     assert torch.equal(again.weight, whole.weight)
     assert toy.timeless(resumed.history) == toy.timeless(history.history)
+    ends = [torch.load(tmp_path / name, weights_only=True)["scaler"] for name in ("c.pt", "whole.pt")]
+    assert ends[0] == ends[1]
+    assert ends[0]["scale"] == 2.0**12
+
+
+@pytest.mark.usefixtures("half")
+def test_skipped_steps_before_and_after_an_interruption_are_counted_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_MOST_SKIPPED", 4)
+    with pytest.raises(RetryableError):
+        trained_line(half_settings(), tmp_path / "c.pt", spoiled=range(5, 9), stop=6)
+    with pytest.raises(TrainingDiverged, match=r"for 4 steps.*step 9 of 12"):
+        trained_line(half_settings(), tmp_path / "c.pt", spoiled=range(5, 9))
 
 
 @pytest.mark.usefixtures("half")

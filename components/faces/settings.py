@@ -24,7 +24,8 @@ class ImportConfig:
         merge: All faces go into one split of this name, whatever their splits were; empty keeps the splits apart.
         contempt: Whether faces labelled as contempt are dropped, or kept as an eighth class behind the seven.
         unknown: Whether faces with an unknown or ambiguous label are dropped, or kept as a last class.
-        labels: ``"drop"`` writes the unlabelled type. `contempt` and `unknown` still decide which faces are taken.
+        labels: ``"drop"`` writes the unlabelled type, in an order that does not tell the classes. `contempt` and
+            `unknown` still decide which faces are taken.
         overlap: What to do where the same picture is in two splits: ``"error"``, ``"allow"``, or
             ``"drop_from_train"`` (the copies leave the training split; a test split always stays whole).
         max_skipped: Largest share of faces that may be skipped.

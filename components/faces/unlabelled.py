@@ -13,7 +13,8 @@ from .writer import FacesWriter, read_back
 def drop_labels(source_root: Path | str, output: Path | str, *, overwrite: bool = False) -> FacesInfo:
     """Writes an unlabelled copy of a Faces folder: all splits, groups and images, no labels and no votes.
 
-    Keys become anonymous where the source has labels (see :func:`~ferry.faces.schema.anonymous_key`).
+    Where the source has labels, keys become anonymous (see :func:`~ferry.faces.schema.anonymous_key`), and the order
+    another one, because the source's may tell the classes.
 
     Args:
         source_root: A Faces folder, usually a labelled one.
@@ -27,9 +28,9 @@ def drop_labels(source_root: Path | str, output: Path | str, *, overwrite: bool 
         UserError: `source_root` is no Faces folder or is damaged, or `output` exists.
     """
     info = read_info(source_root)
-    provenance = {**info.provenance, "labels": "dropped"}
+    provenance, mix = {**info.provenance, "labels": "dropped"}, info.classes is not None
     with (
-        FacesWriter(output, classes=None, provenance=provenance, overwrite=overwrite) as writer,
+        FacesWriter(output, classes=None, provenance=provenance, overwrite=overwrite, mix=mix) as writer,
         progress("copying faces without labels", info.count) as bar,
     ):
         for split in info.splits:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from ..common.errors import expected
 from ..common.files import atomic_folder, write_json
+from .mixing import mixed
 from .schema import (
     FACES_FILE,
     FaceRecord,
@@ -29,6 +30,7 @@ from .schema import (
 SHARD_BYTES = 64 << 20
 ROW_GROUP_BYTES = 2 << 20
 ROW_GROUP_ROWS = 1024
+_BUCKET_BYTES = 256 << 10  # that each of many buckets keeps in memory
 
 _ROW_OVERHEAD = 200  # bytes that one record costs beside its image and key; keeps the buffers bounded for tiny images
 
@@ -44,6 +46,8 @@ class FacesWriter:
         classes: Class names in label order; None writes the unlabelled type.
         provenance: Where the faces come from (JSON-like), kept in ``faces.json``.
         overwrite: Replace a Faces folder that exists at `root`.
+        mix: Whether the faces of a split are stored in the order of their keys' digests, not in that of :meth:`add`:
+            for faces whose labels were dropped, because most layouts come class after class.
         shard_bytes: A shard is closed when its images exceed this.
         row_group_bytes: A row group is written when its images exceed this.
 
@@ -59,6 +63,7 @@ class FacesWriter:
         classes: Sequence[str] | None,
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        mix: bool = False,
         shard_bytes: int = SHARD_BYTES,
         row_group_bytes: int = ROW_GROUP_BYTES,
     ) -> None:
@@ -66,7 +71,7 @@ class FacesWriter:
         self.classes = None if classes is None else check_classes(classes)
         self.provenance = dict(provenance or {})
         self.info: FacesInfo | None = None
-        self._overwrite, self._limits = overwrite, (shard_bytes, row_group_bytes)
+        self._overwrite, self._mix, self._limits = overwrite, mix, (shard_bytes, row_group_bytes)
         self._stack = ExitStack()
         self._splits: dict[str, _SplitWriter] = {}
         self._dropped: dict[str, set[int]] = {}
@@ -132,6 +137,11 @@ class FacesWriter:
     def _split_writer(self, name: str) -> _SplitWriter:
         return _SplitWriter(self.folder, name, self.classes, self._schema(), *self._limits)
 
+    def _bucket(self, name: str, number: int) -> _SplitWriter:
+        bucket = _SplitWriter(self.folder, name, self.classes, self._schema(), self._limits[0], _BUCKET_BYTES)
+        bucket.suffix = f".{number}"
+        return bucket
+
     def _check(self, record: FaceRecord) -> None:
         if not record.key or not _is_utf8(record.key):
             raise expected(
@@ -155,7 +165,7 @@ class FacesWriter:
         for name, writer in self._splits.items():
             writer.close()
             dropped = self._dropped.get(name, set())
-            if dropped or any(schema != self._schema() for schema in writer.schemas):
+            if self._mix or dropped or any(schema != self._schema() for schema in writer.schemas):
                 self._splits[name] = self._rewritten(writer, dropped)
         splits = {name: writer.publish() for name, writer in self._splits.items()}
         self.info = FacesInfo(self.root, self.classes, splits, self.provenance)
@@ -164,12 +174,14 @@ class FacesWriter:
     def _rewritten(self, old: _SplitWriter, dropped: Collection[int]) -> _SplitWriter:
         new = self._split_writer(old.name)
         new.suffix = ".rewritten"
-        for row, record in enumerate(old.records()):
-            if row not in dropped:
-                new.add(record)
+        records: Iterator[FaceRecord] = (record for row, record in enumerate(old.records()) if row not in dropped)
+        if self._mix:
+            size = sum(path.stat().st_size for path in old.shards)
+            records = mixed(records, size, lambda number: self._bucket(old.name, number))
+        for record in records:
+            new.add(record)
         new.close()
-        for path in old.shards:
-            path.unlink()
+        old.discard()
         return new
 
 
@@ -235,7 +247,12 @@ class _SplitWriter:
             start += len(column)
         return found
 
+    def discard(self) -> None:
+        for path in self.shards:
+            path.unlink()
+
     def records(self) -> Iterator[FaceRecord]:
+        self.close()
         for path in self.shards:
             with pq.ParquetFile(path) as file:
                 for index in range(file.num_row_groups):

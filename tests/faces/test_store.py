@@ -1,6 +1,7 @@
 """The Faces artifact: what is written is what is read, by Ferry, by pyarrow and by Hugging Face datasets."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from ferry.faces import (
     FacesWriter,
     UnlabelledFaces,
     drop_labels,
+    mixing,
     open_faces,
     open_unlabelled,
     read_info,
@@ -25,6 +27,7 @@ from ferry.faces import (
     shared_faces,
     write_faces,
 )
+from ferry.faces.mixing import mixed
 from ferry.faces.schema import anonymous_key
 from PIL import Image
 
@@ -137,9 +140,9 @@ def test_drop_labels_copies_everything_but_labels(tmp_path):
     info = drop_labels(tmp_path / "faces", tmp_path / "copy")
     source, copy = open_faces(tmp_path / "faces", "train"), open_unlabelled(tmp_path / "copy", "train")
     assert info.classes is None
-    assert copy.keys == [anonymous_key(key) for key in source.keys]
-    assert copy.groups == source.groups == ["", "p0", "p1", "p1", "p2", "p2"]
-    assert list(copy.iter_images()) == list(source.iter_images())
+    assert source.groups == ["", "p0", "p1", "p1", "p2", "p2"]
+    given = zip(map(anonymous_key, source.keys), source.groups, source.iter_images(), strict=True)
+    assert sorted(zip(copy.keys, copy.groups, copy.iter_images(), strict=True)) == sorted(given)
     assert len(open_unlabelled(tmp_path / "copy", "test")) == 0
 
 
@@ -149,6 +152,58 @@ def test_dropped_labels_leave_no_trace_in_keys_or_paths(tmp_path):
     drop_labels(tmp_path / "faces", tmp_path / "copy")
     shards = b"".join(path.read_bytes() for path in (tmp_path / "copy").iterdir())
     assert not [name for name in EXPRESSIONS if name.encode() in shards]
+
+
+def test_the_order_of_faces_whose_labels_were_dropped_does_not_tell_the_classes(tmp_path):
+    rows = [FaceRecord(png(i % 5), f"{EXPRESSIONS[i // 40]}/{i}.png", i // 40) for i in range(280)]
+    for name, order in (("sorted", rows), ("reversed", rows[::-1])):
+        write_faces(tmp_path / name, {"train": order}, classes=EXPRESSIONS)
+        drop_labels(tmp_path / name, tmp_path / f"{name}-copy")
+    copies = [open_unlabelled(tmp_path / f"{name}-copy") for name in ("sorted", "reversed")]
+    assert copies[0].keys == copies[1].keys
+    assert copies[0].digest == copies[1].digest
+    labels = {anonymous_key(row.key): row.label for row in rows}
+    found = np.array([labels[key] for key in copies[0].keys])
+    neighbours = (found[1:] == found[:-1]).mean()
+    assert neighbours < 0.25  # 1 / 7 by chance, 0.98 class after class
+    assert abs(np.corrcoef(found, np.arange(280))[0, 1]) < 0.2
+    drop_labels(tmp_path / "sorted-copy", tmp_path / "again")
+    assert open_unlabelled(tmp_path / "again").keys == copies[0].keys
+
+
+class Kept(list):
+    """A bucket in memory."""
+
+    add, records, discard = list.append, list.__iter__, list.clear
+
+
+@pytest.mark.parametrize("size", [0, 99, 100, 1000, 10**6])
+def test_mixing_through_buckets_is_sorting_by_digest(size):
+    faces = records(300, labelled=False)
+    buckets = []
+
+    def bucket(number):
+        buckets.append(Kept())
+        return buckets[-1]
+
+    found = list(mixed(iter(faces), size, bucket, sorted_bytes=100))
+    assert found == sorted(faces, key=lambda record: hashlib.sha256(record.key.encode()).digest())
+    assert len(buckets) == {0: 0, 99: 0, 100: 2, 1000: 11, 10**6: 128}[size]
+    assert not any(buckets)
+
+
+def test_a_mixed_folder_larger_than_memory_is_the_same_and_leaves_no_bucket(tmp_path, monkeypatch):
+    faces = [*records(200, labelled=False), *records(20, 500, labelled=False, group="p")]
+    plain, small = tmp_path / "plain", tmp_path / "small"
+    for root, most in ((plain, 1 << 30), (small, 4096)):
+        monkeypatch.setattr(mixing, "SORTED_BYTES", most)
+        with FacesWriter(root, classes=None, mix=True, row_group_bytes=2048, shard_bytes=16384) as writer:
+            for record in faces:
+                writer.add("train", record)
+            writer.drop("train", [3, 4])
+    assert open_unlabelled(plain).digest == open_unlabelled(small).digest
+    assert sorted(open_unlabelled(small).keys) == sorted(record.key for record in faces[:3] + faces[5:])
+    assert sorted(path.name for path in plain.iterdir()) == sorted(path.name for path in small.iterdir())
 
 
 def test_labelled_faces_give_a_view_without_labels(labelled):

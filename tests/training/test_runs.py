@@ -214,15 +214,17 @@ def test_quotes_never_reach_a_filter():
 @pytest.mark.timeout(180)
 def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
     uri = f"sqlite:///{tmp_path / 'new' / 'mlflow.db'}"
-    code = f"from ferry.training import runs; print(runs.open_run({uri!r}, 'clup', 'r', {{}}))"
+    runner = f"from ferry.training import runs; print(runs.open_run({uri!r}, 'clup', 'r', {{}}))"
+    stage = f"from ferry.training.tracking import RunStore; s = RunStore({uri!r}, '', 's'); s.open(); print(s.run_id)"
     jobs = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(3)
+        for code in (runner, stage, runner)
     ]
     found = [job.communicate(timeout=150) for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0, 0], found
     client = MlflowClient(uri)
-    assert {client.get_run(out.strip()).data.tags["ferry.pipeline"] for out, _ in found} == {"clup"}
+    tags = [client.get_run(out.strip()).data.tags for out, _ in found]
+    assert [tag.get("ferry.pipeline") or tag["ferry.stage"] for tag in tags] == ["clup", "s", "clup"]
     assert Path(tmp_path / "new" / "mlartifacts").as_uri() in client.get_experiment_by_name("ferry").artifact_location
 
 

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,11 +35,8 @@ def surroundings(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """A SQLite store with its tables."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'new' / 'mlflow.db'}"
-    runs.connect(uri)
-    return uri
+def store(empty_store, tmp_path_factory):
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path_factory.mktemp('store'))}"
 
 
 @pytest.fixture
@@ -358,16 +356,6 @@ def test_a_kept_end_ends_the_run(store, client, tmp_path):
     path.write_text(json.dumps({"kind": "end", "status": "FAILED", "stage": "s", "run": run}))
     assert upload_spool(path, store) == 1
     assert client.get_run(run).info.status == "FAILED"
-
-
-@pytest.mark.slow
-def test_processes_may_open_a_new_store_at_the_same_time(tmp_path):
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    code = f"from ferry.training.tracking import RunStore; RunStore({uri!r}, '', 's').open()"
-    workers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(3)]
-    for worker in workers:
-        _, errors = worker.communicate(timeout=300)
-        assert worker.returncode == 0, errors.decode()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..common.errors import fields_as, unknown
+from ..common.errors import expected, fields_as, unknown
 
 
 def check_layout(name: str, value: str) -> None:
@@ -30,6 +30,16 @@ def check_split(name: str, value: str) -> None:
 
         with fields_as("", split=name):
             check_split_name(value)
+
+
+def check_share(name: str, value: float) -> None:
+    """Checks a share of all faces.
+
+    Raises:
+        UserError: It is not between 0 and 1.
+    """
+    if not 0.0 <= value <= 1.0:
+        raise expected(name, "between 0 and 1", value, "Pass a share such as 0.05 for 5 %.")
 
 
 def check_precision(value: str) -> None:

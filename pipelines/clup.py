@@ -23,8 +23,10 @@ def clup(
     source_trust: bool = False,
     target_layout: str = "auto",
     target_split: str = "train",
+    target_max_skipped: float = 0.05,
     holdout_layout: str = "auto",
     holdout_split: str = "test",
+    holdout_max_skipped: float = 0.05,
     holdout_allow_overlap: bool = False,
     holdout_classes: str = "",
     labelling_score: str = "purity",
@@ -57,8 +59,10 @@ def clup(
         source_trust: [optional] Open a source model that is a TorchScript file: it runs code from the file.
         target_layout: [optional] Layout of the target, or auto.
         target_split: [optional] Split of the target to adapt to; empty for all.
+        target_max_skipped: [optional] Largest share of the target that may be skipped as unreadable.
         holdout_layout: [optional] Layout of the holdout, or auto.
         holdout_split: [optional] Split of the holdout to evaluate on; empty for all.
+        holdout_max_skipped: [optional] Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
         holdout_classes: [optional] Classes of the holdout that count, separated by commas; empty for all.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
@@ -84,7 +88,7 @@ def clup(
         precision: [optional] auto, fp32, bf16, fp16 or measure.
         seed: [optional] Fixes the run.
     """
-    unlabelled = import_target(source=target, layout=target_layout, split=target_split)
+    unlabelled = import_target(source=target, layout=target_layout, split=target_split, max_skipped=target_max_skipped)
     given = import_model(source=source, trust=source_trust)
     labelled = import_holdout(
         target=unlabelled.outputs["faces"],
@@ -92,6 +96,7 @@ def clup(
         source=holdout,
         layout=holdout_layout,
         split=holdout_split,
+        max_skipped=holdout_max_skipped,
         allow_overlap=holdout_allow_overlap,
     )
     inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
@@ -160,7 +165,7 @@ def check(values: Mapping[str, Any]) -> None:
     from ..adaptation.config import FinetuningConfig
     from ..common.errors import expected, fields_as, unknown
     from ..labelling.config import PRESETS, LabellingConfig
-    from .choices import check_layout, check_precision, check_split
+    from .choices import check_layout, check_precision, check_share, check_split
 
     for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
         if not str(values[name]).strip():
@@ -168,6 +173,7 @@ def check(values: Mapping[str, Any]) -> None:
     for name in ("target", "holdout"):
         check_layout(f"{name}_layout", values[f"{name}_layout"])
         check_split(f"{name}_split", values[f"{name}_split"])
+        check_share(f"{name}_max_skipped", values[f"{name}_max_skipped"])
     check_precision(values["precision"])
     _check_pretraining(values)
     teachers = ("auto", "source", "adabn")

@@ -13,6 +13,7 @@ def source(
     faces: str,
     faces_layout: str = "auto",
     faces_split: str = "train",
+    faces_max_skipped: float = 0.05,
     network: str = "resnet10",
     network_width: int = 0,
     network_stem: str = "auto",
@@ -33,6 +34,7 @@ def source(
         faces: [required] Labelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
         faces_layout: [optional] Layout of the faces, or auto.
         faces_split: [optional] Split to train on; empty for all.
+        faces_max_skipped: [optional] Largest share of the faces that may be skipped as unreadable.
         network: [optional] resnet10, resnet18 or resnet50.
         network_width: [optional] Channels of the first stage; 0 for the usual.
         network_stem: [optional] auto, imagenet, cifar, clup or space_to_depth.
@@ -51,6 +53,7 @@ def source(
         faces=faces,
         layout=faces_layout,
         split=faces_split,
+        max_skipped=faces_max_skipped,
         backbone=network,
         width=network_width,
         stem=network_stem,
@@ -76,12 +79,13 @@ def check(values: Mapping[str, Any]) -> None:
     from ..common.errors import expected, fields_as
     from ..networks.architecture import Architecture
     from ..source.config import SourceConfig
-    from .choices import check_layout, check_precision, check_split
+    from .choices import check_layout, check_precision, check_share, check_split
 
     if not str(values["faces"]).strip():
         raise expected("faces", "a folder or s3://bucket/prefix", values["faces"], "Pass -p faces=FOLDER.")
     check_layout("faces_layout", values["faces_layout"])
     check_split("faces_split", values["faces_split"])
+    check_share("faces_max_skipped", values["faces_max_skipped"])
     check_precision(values["precision"])
     if not 0 <= values["training_label_smoothing"] < 1:
         smoothing = values["training_label_smoothing"]

@@ -6,7 +6,13 @@ from ..common.images import image
 
 
 @dsl.component(base_image=image("slim"), install_kfp_package=False)
-def import_target(faces: dsl.Output[dsl.Dataset], source: str, layout: str = "auto", split: str = "train") -> None:
+def import_target(
+    faces: dsl.Output[dsl.Dataset],
+    source: str,
+    layout: str = "auto",
+    split: str = "train",
+    max_skipped: float = 0.05,
+) -> None:
     """Import unlabelled target faces; labels that the layout may have are dropped.
 
     Args:
@@ -14,12 +20,14 @@ def import_target(faces: dsl.Output[dsl.Dataset], source: str, layout: str = "au
         source: Folder, file or s3://bucket/prefix, or an existing Faces folder.
         layout: Name of the layout, or auto.
         split: The split to take where the layout has several; empty takes all.
+        max_skipped: Largest share of faces that may be skipped, as broken files and the like are.
     """
     from ferry.common.stage import stage
     from ferry.faces.stage import target_stage
 
     with stage("import-target") as record:
-        faces.metadata.update(target_stage(source, faces.path, record, layout=layout, split=split))
+        choices: dict[str, str] = dict(layout=layout, split=split)
+        faces.metadata.update(target_stage(source, faces.path, record, max_skipped=max_skipped, **choices))
 
 
 @dsl.component(base_image=image("slim"), install_kfp_package=False)
@@ -31,6 +39,7 @@ def import_holdout(
     layout: str = "auto",
     split: str = "test",
     allow_overlap: bool = False,
+    max_skipped: float = 0.05,
 ) -> None:
     """Import a labelled holdout, which only evaluation sees; without a source it is empty.
 
@@ -42,11 +51,13 @@ def import_holdout(
         layout: Name of the layout, or auto.
         split: The split to take where the layout has several; empty takes all.
         allow_overlap: Whether pictures may be in both.
+        max_skipped: Largest share of faces that may be skipped, as broken files and the like are.
     """
     from ferry.common.stage import stage
     from ferry.faces.stage import holdout_stage
 
     with stage("import-holdout") as record:
         choices: dict[str, str] = dict(layout=layout, split=split, classes=model.metadata.get("classes", ""))
-        found = holdout_stage(source, faces.path, target.path, record, allow_overlap=allow_overlap, **choices)
+        paths = source, faces.path, target.path
+        found = holdout_stage(*paths, record, allow_overlap=allow_overlap, max_skipped=max_skipped, **choices)
         faces.metadata.update(found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import expected
+from ..common.errors import UserError, expected, fields_as
 from ..common.stage import StageRecord
 from .duplicates import require_disjoint, shared_faces
 from .importing import import_faces
@@ -16,7 +18,9 @@ from .store import open_faces, open_unlabelled
 from .writer import write_faces
 
 
-def target_stage(source: str, output: Path | str, record: StageRecord, *, layout: str, split: str) -> dict[str, Any]:
+def target_stage(
+    source: str, output: Path | str, record: StageRecord, *, layout: str, split: str, max_skipped: float = 0.05
+) -> dict[str, Any]:
     """Imports unlabelled faces; a label that the layout may have is dropped before anything is written.
 
     Args:
@@ -25,13 +29,15 @@ def target_stage(source: str, output: Path | str, record: StageRecord, *, layout
         record: Receives warnings and facts.
         layout: Name of the layout, or auto.
         split: The split to take; empty takes all, as one.
+        max_skipped: Largest share of faces that may be skipped.
 
     Returns:
         Metadata of the artifact.
     """
     # Copies between splits do not matter here: they become one split, and the holdout is compared on its own.
-    wanted = _wanted(split, TRAIN)
-    report = import_faces(source, output, layout, labels="drop", overlap="allow", overwrite=True, **wanted)
+    wanted = {"max_skipped": max_skipped, **_wanted(split, TRAIN)}
+    with named_as("target"):
+        report = import_faces(source, output, layout, labels="drop", overlap="allow", overwrite=True, **wanted)
     return _describe(report, record)
 
 
@@ -44,6 +50,7 @@ def holdout_stage(
     layout: str,
     split: str,
     allow_overlap: bool,
+    max_skipped: float = 0.05,
     classes: str = "",
 ) -> dict[str, Any]:
     """Imports labelled faces and compares them with the target, and their classes with the source model's.
@@ -58,6 +65,7 @@ def holdout_stage(
         layout: Name of the layout, or auto.
         split: The split to take; empty takes all, as one.
         allow_overlap: Whether a picture may be in both.
+        max_skipped: Largest share of faces that may be skipped.
         classes: Classes of the source model in order, separated by commas; empty where they are not known.
 
     Returns:
@@ -70,7 +78,9 @@ def holdout_stage(
         record.warn("No holdout was given: the report can say nothing about accuracy.")
         write_faces(output, {"test": []}, classes=EXPRESSIONS, provenance={"layout": "none"}, overwrite=True)
         return {"images": 0, "labelled": True}
-    report = import_faces(source, output, layout, overlap="allow", overwrite=True, **_wanted(split, TEST))
+    wanted = {"max_skipped": max_skipped, **_wanted(split, TEST)}
+    with named_as("holdout"):
+        report = import_faces(source, output, layout, overlap="allow", overwrite=True, **wanted)
     _require_classes(report, source, classes)
     training, holdout = open_unlabelled(target), open_faces(output)
     if allow_overlap:
@@ -92,6 +102,24 @@ def _require_classes(report: ImportReport, source: str, classes: str) -> None:
     if classes and found != ", ".join(name.strip() for name in classes.split(",")):
         fix = "Take a source model with the holdout's classes (a sidecar may leave outputs out), or give no holdout."
         raise expected("holdout", f"labelled with the source model's classes, {classes}", found, fix)
+
+
+@contextmanager
+def named_as(name: str) -> Iterator[None]:
+    """Lets errors of an import name a pipeline's parameters.
+
+    Args:
+        name: The parameter that says where the faces are; those with its settings begin with it.
+
+    Raises:
+        UserError: The error of the block, renamed.
+    """
+    with fields_as(f"{name}_", "layout", "max_skipped", source=name):
+        try:
+            yield
+        except UserError as error:
+            option = f"-p {name}_max_skipped=0.2 or another share"
+            raise UserError(str(error).replace("max_skipped (--max-skipped).", f"{option}.")) from None
 
 
 def _wanted(split: str, name: str) -> dict[str, Any]:

@@ -317,7 +317,7 @@ def _fitting_queue(config: PretrainingConfig, images: int) -> tuple[int, list[st
         return queue, []
     return 0, [
         f"The queue would start at step {start}, but the training has {total} steps; it goes on without a queue. "
-        f"A queue_start_steps below {total} would use it."
+        f"pretraining_epochs of at least {start // steps_per_epoch + 1} would use it."
     ]
 
 

@@ -11,6 +11,7 @@ def train_source(
     faces: str,
     layout: str = "auto",
     split: str = "train",
+    max_skipped: float = 0.05,
     backbone: str = "resnet10",
     width: int = 0,
     stem: str = "auto",
@@ -32,6 +33,7 @@ def train_source(
         faces: Folder, file or s3://bucket/prefix of labelled faces, or a Faces folder.
         layout: Name of the layout, or auto.
         split: The split to train on.
+        max_skipped: Largest share of faces that may be skipped, as broken files and the like are.
         backbone: resnet10, resnet18 or resnet50.
         width: Channels of the first stage; 0 for the usual.
         stem: auto, imagenet, cifar, clup or space_to_depth.
@@ -58,4 +60,5 @@ def train_source(
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed
         )
         choices.update(label_smoothing=label_smoothing, precision=precision)
-        train_source_stage(faces, layout, split, model.path, record, network, choices)
+        settings = network, choices
+        train_source_stage(faces, layout, split, model.path, record, *settings, max_skipped=max_skipped)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..common.checkpoints import checkpoint_path
-from ..common.errors import expected, fields_as
+from ..common.errors import expected
 from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import LabelledFaces, import_faces, open_faces
+from ..faces.stage import named_as
 from ..networks import Architecture, build_classifier
 from ..networks.trained import save_trained
 from ..training import open_tracker
@@ -31,6 +32,8 @@ def train_source_stage(
     record: StageRecord,
     network: Mapping[str, Any],
     choices: Mapping[str, Any],
+    *,
+    max_skipped: float = 0.05,
 ) -> None:
     """Imports labelled faces and trains a source model on them.
 
@@ -44,6 +47,7 @@ def train_source_stage(
         record: Receives warnings and facts.
         network: Fields of :class:`~ferry.networks.Architecture`.
         choices: Fields of :class:`SourceConfig`.
+        max_skipped: Largest share of faces that may be skipped.
 
     Raises:
         UserError: The faces cannot train a classifier.
@@ -52,8 +56,9 @@ def train_source_stage(
     architecture = from_mapping(Architecture, network, "network_")
     config = from_mapping(SourceConfig, choices, "training_")
     with TemporaryDirectory(prefix="ferry-source-") as folder:
-        with fields_as("", source="faces"):
-            report = import_faces(source, Path(folder) / "faces", layout, take=split, overlap="allow")
+        wanted: dict[str, Any] = {"take": split, "max_skipped": max_skipped}
+        with named_as("faces"):
+            report = import_faces(source, Path(folder) / "faces", layout, overlap="allow", **wanted)
         if report.classes is None:
             fix = "Name a layout with labels (--layout; see: ferry faces layouts)."
             raise expected("faces", "labelled", f"{source} in the layout {report.layout}, without labels", fix)

@@ -125,3 +125,36 @@ def test_a_holdout_without_labels_is_refused(tmp_path):
         (tmp_path / "pictures" / record.key).write_bytes(record.image)
     with pytest.raises(UserError, match=r"Expected `holdout` to be labelled, but got '.*in the layout flat, without"):
         labelled_with(", ".join(EXPRESSIONS), tmp_path / "pictures", tmp_path)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Pictures of which a fifth cannot be read."""
+    for label in EXPRESSIONS[:2]:
+        folder = tmp_path / "broken" / label
+        folder.mkdir(parents=True)
+        for record in faces(10 * len(label), 8):
+            (folder / record.key).write_bytes(record.image)
+        for name in ("a.png", "b.png"):
+            (folder / name).write_bytes(b"not a picture")
+    return tmp_path / "broken"
+
+
+def test_too_many_skipped_pictures_end_the_import_with_the_pipelines_parameter_to_change(broken, tmp_path):
+    with pytest.raises(UserError, match=r"4 of 20.*allow more with -p target_max_skipped=0\.2") as raised:
+        target_stage(str(broken), tmp_path / "target", StageRecord("t"), layout="folder", split="")
+    assert "--max-skipped" not in str(raised.value)
+    choices = {"layout": "folder", "split": "", "max_skipped": 0.2}
+    found = target_stage(str(broken), tmp_path / "target", StageRecord("t"), **choices)
+    assert found["images"] == 16
+    with pytest.raises(UserError, match=r"4 of 20.*allow more with -p holdout_max_skipped=0\.2"):
+        arguments = {"layout": "folder", "split": "", "allow_overlap": True}
+        holdout_stage(str(broken), tmp_path / "holdout", tmp_path / "target", StageRecord("h"), **arguments)
+    arguments.update(max_skipped=0.2)
+    found = holdout_stage(str(broken), tmp_path / "holdout", tmp_path / "target", StageRecord("h"), **arguments)
+    assert found["images"] == 16
+
+
+def test_an_error_of_the_import_names_the_parameter_that_holds_the_path(tmp_path):
+    with pytest.raises(UserError, match="Expected `target` to be"):
+        target_stage(str(tmp_path / "nothing"), tmp_path / "target", StageRecord("t"), layout="auto", split="")

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 from ferry.common.errors import UserError
@@ -135,6 +136,9 @@ def test_a_queue_that_would_never_start_is_left_out_and_said():
     done, warnings = resolve(PretrainingConfig(batch_size=128, epochs=2, queue=1920, queue_start_steps=200), 1_300, 7)
     assert done.queue == 0
     assert "start at step 200, but the training has 20 steps" in warnings[0]
+    assert "pretraining_epochs of at least 21 would use it" in warnings[0]
+    assert resolve(replace(done, epochs=21, queue=1280), 1_300, 7)[0].queue == 1280
+    assert resolve(replace(done, epochs=20, queue=1280), 1_300, 7)[0].queue == 0
     full_too_late = PretrainingConfig(batch_size=128, epochs=1, queue=1280, queue_start_steps=0)
     assert resolve(full_too_late, 1_300, 7)[0].queue == 0
 
@@ -148,7 +152,9 @@ def test_more_prototypes_than_points_are_refused_with_a_number_that_fits():
     with pytest.raises(UserError, match=r"Pass 380, or raise the batch size or the queue"):
         resolve(config, 28_709, 7)
     late = PretrainingConfig(prototypes=500, batch_size=128, epochs=1, queue=1920, queue_start_steps=200)
-    with pytest.raises(UserError, match=r"Pass 60, or raise the batch size or the queue.*A queue_start_steps below"):
+    with pytest.raises(
+        UserError, match=r"Pass 60, or raise the batch size or the queue.*pretraining_epochs of at least"
+    ):
         resolve(late, 4_000, 7)
 
 

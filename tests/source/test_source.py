@@ -8,6 +8,7 @@ import torch
 from ferry.common.errors import UserError
 from ferry.common.stage import StageRecord
 from ferry.faces import EXPRESSIONS, drop_labels, open_faces, render_faces
+from ferry.faces.decode import encode_png
 from ferry.networks import Architecture, build_classifier, load_classifier, load_info
 from ferry.networks.trained import load_training
 from ferry.source import SourceConfig, train_on, train_supervised
@@ -142,6 +143,21 @@ def test_faces_that_cannot_be_read_or_have_no_labels_are_named_as_the_pipeline_k
     drop_labels(faces, tmp_path / "unlabelled")
     with pytest.raises(UserError, match=r"Expected `faces` to be labelled, but got '.*unlabelled in the layout faces"):
         run(tmp_path / "unlabelled", tmp_path / "model")
+
+
+def test_too_many_broken_files_name_the_pipelines_parameter_and_can_be_allowed(tmp_path):
+    for label in EXPRESSIONS:
+        folder = tmp_path / "pictures" / label
+        folder.mkdir(parents=True)
+        for i in range(8):
+            face = np.random.default_rng([i, len(label)]).integers(0, 256, (16, 16), dtype=np.uint8)
+            (folder / f"{i}.png").write_bytes(encode_png(face))
+        (folder / "broken.png").write_bytes(b"not a picture")
+    given = str(tmp_path / "pictures"), "folder", "", tmp_path / "model"
+    with pytest.raises(UserError, match=r"7 of 63.*allow more with -p faces_max_skipped=0\.2"):
+        train_source_stage(*given, StageRecord("s"), TINY, CHOICES)
+    train_source_stage(*given, StageRecord("s"), TINY, CHOICES, max_skipped=0.2)
+    assert load_training(tmp_path / "model")["images"] == 56
 
 
 def test_faces_that_are_opened_already_can_be_trained_on(faces, tmp_path):

@@ -31,12 +31,12 @@ class Cells:
         self.folder, self.setting = folder, list(setting)
 
     def get(self, key: Sequence[object], make: Callable[[], dict]) -> dict:
-        """Returns the kept result of a key, or makes it and keeps it with its seconds."""
+        """Returns the kept result of a key, or makes it and keeps it with its CPU seconds."""
         path = self.folder / f"{digest_of([*key, *self.setting])[:16]}.json"
         if not path.exists():
-            began = time.time()
+            began = time.process_time()
             result = make()
-            write_json(path, {"key": list(key), "seconds": round(time.time() - began, 1), **result})
+            write_json(path, {"key": list(key), "seconds": round(time.process_time() - began, 1), **result})
             print(*key, json.dumps(result), flush=True)
         return json.loads(path.read_text())
 
@@ -82,7 +82,7 @@ def adapt(
 
 
 def row(name: str, found: Sequence[dict]) -> str:
-    """Returns a Markdown row: mean and standard deviation over seeds in percent, and minutes."""
+    """Returns a Markdown row: mean and standard deviation over seeds in percent, and CPU minutes."""
     cells = []
     for metric in METRICS:
         values = 100 * np.array([cell[metric] for cell in found])
@@ -92,4 +92,4 @@ def row(name: str, found: Sequence[dict]) -> str:
     return f"| {name} | {' | '.join(cells)} | {len(found)} | {minutes:.1f} |"
 
 
-HEAD = "| accuracy | mean-class | worst class | seeds | minutes |"
+HEAD = "| accuracy | mean-class | worst class | seeds | CPU minutes |"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from cells import HEAD, Cells, adapt, row, scores, teacher_of
 from ferry.adaptation import FinetuningConfig
-from ferry.common.files import write_text
+from ferry.common.files import write_json, write_text
 from ferry.faces import drop_labels, import_faces, open_faces, open_unlabelled, write_faces
 from ferry.faces.schema import FaceRecord
 from ferry.labelling import LabellingConfig
@@ -29,6 +30,12 @@ from ferry.source import SourceConfig, train_supervised
 
 SCORED = ("anger", "happiness", "neutral", "sadness", "surprise")
 CAP = 300
+SIDECAR = {  # of fer2013_minixception102.onnx, which ends before its softmax
+    "format": 1,
+    "classes": ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"],
+    "input": {"size": 64, "channels": 1, "layout": "NCHW", "scale": {"multiply": [2 / 255], "add": [-1.0]}},
+    "output": "logits",
+}
 METHODS = {"SwAV": "swav", "DeepClusterV2": "deepcluster"}
 
 
@@ -100,6 +107,17 @@ class Bench:
             import_faces(self.data / folder, path, **settings)
         return path
 
+    @cached_property
+    def foreign(self):
+        """The ONNX source: the file, copied beside a sidecar unless it has one."""
+        given = self.given.onnx
+        if not given.with_name(given.name + ".json").exists():
+            given = self.home / "onnx" / given.name
+            given.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.given.onnx, given)
+            write_json(given.with_name(given.name + ".json"), {**SIDECAR, "file": given.name})
+        return load_source(given)
+
     def source(self, seed: int):
         """Returns Ferry's source model of a seed, trained once."""
         folder = self.home / f"source-{seed}-{self.given.epochs}"
@@ -141,7 +159,7 @@ class Bench:
         for tag in self.targets:
             self._rows(tag, "Ferry", lambda: self.source(seed), seed, FERRY)
             if self.given.onnx:
-                self._rows(tag, "ONNX", lambda: load_source(self.given.onnx), seed, FOREIGN)
+                self._rows(tag, "ONNX", lambda: self.foreign, seed, FOREIGN)
 
     def _rows(self, tag: str, kind: str, source, seed: int, settings: list[Setting]) -> None:
         def add(name: str, make) -> None:

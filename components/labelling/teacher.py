@@ -41,8 +41,19 @@ def teacher_outputs(model: SourceModel, pixels: np.ndarray, view: View, seed: in
         parts = [model.outputs(pixels)]
     logits, features = ([getattr(part, name).numpy() for part in parts] for name in ("logits", "features"))
     if view == "flip":
-        return (logits[0] + logits[1]) / 2, (features[0] + features[1]) / 2
-    return np.concatenate(logits), np.concatenate(features)
+        return _mean_in_place(*logits), _mean_in_place(*features)
+    return _joined(logits), _joined(features)
+
+
+def _mean_in_place(one: Floats, other: Floats) -> Floats:
+    """Returns the mean of both in the memory of the first: features of a million faces take gigabytes."""
+    one += other
+    one /= 2
+    return one
+
+
+def _joined(parts: list[Floats]) -> Floats:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _random_views(pixels: np.ndarray, seed: int) -> Iterator[np.ndarray]:

@@ -16,13 +16,14 @@ class Mean:
     """A model whose logits and features are plain functions of the pixels; it keeps what it was shown."""
 
     def __init__(self):
-        self.shown = []
+        self.shown, self.said = [], []
 
     def outputs(self, pixels):
         pixels = np.array(pixels)
         self.shown.append(pixels)
         columns = torch.from_numpy(pixels.astype(np.float32)).mean((1, 2))
-        return SimpleNamespace(logits=columns[:, :7], features=columns)
+        self.said.append(SimpleNamespace(logits=columns[:, :7].clone(), features=columns))
+        return self.said[-1]
 
 
 def faces(channels=1, seed=0):
@@ -43,6 +44,14 @@ def test_flip_is_the_mean_over_a_face_and_its_mirror_image():
     np.testing.assert_allclose(features, (columns + columns[:, ::-1]) / 2, rtol=1e-5)
     _, mirrored = teacher_outputs(Mean(), faces()[..., ::-1], "flip", seed=0)
     np.testing.assert_allclose(mirrored, features, rtol=1e-6)
+
+
+@pytest.mark.parametrize("view", ["plain", "flip", "augmented"])
+def test_what_the_model_said_is_not_copied(view):
+    model = Mean()
+    logits, features = teacher_outputs(model, faces(), view, seed=0)
+    assert np.shares_memory(logits, model.said[0].logits.numpy())
+    assert np.shares_memory(features, model.said[0].features.numpy())
 
 
 @pytest.mark.parametrize("channels", [1, 3])

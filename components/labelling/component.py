@@ -25,7 +25,8 @@ def pseudo_label(
         target: Unlabelled target faces.
         source: The source model.
         adabn: The source model with the target's statistics.
-        teacher: Which of the two gives labels and features: source, adabn, or auto (adabn where it could be made).
+        teacher: Which of the two gives labels and features: source, adabn, or auto (adabn where it could be made, but
+            source in the preset released).
         preset: clean, or released: the switches of the CluP authors' code.
         score: purity or confidence.
         clusters: Number of clusters K; 0 for the preset's.

@@ -34,7 +34,8 @@ def labelling_stage(
     Args:
         target: Unlabelled faces.
         models: The possible teachers by name.
-        teacher: Name of the teacher, or ``auto``: ``adabn``, and ``source`` where that could not be made.
+        teacher: Name of the teacher, or ``auto``: ``adabn``, and ``source`` where that could not be made and in the
+            preset ``released``, as in the authors' code.
         output: The PseudoLabels folder to make.
         record: Receives warnings (classes that lost all their samples) and facts.
         preset: ``clean``: the recommended switches; the teacher looks at the faces as they are. ``released``: those of
@@ -53,7 +54,7 @@ def labelling_stage(
     if teacher not in (*models, "auto"):
         raise unknown("labelling_teacher", teacher, ("auto", *sorted(models)))
     if teacher == "auto":
-        teacher = "source" if skipped_reason(models["adabn"]) else "adabn"
+        teacher = "source" if preset == "released" or skipped_reason(models["adabn"]) else "adabn"
     reason = skipped_reason(models[teacher])
     if reason:
         raise expected("labelling_teacher", "source for this model", teacher, reason)

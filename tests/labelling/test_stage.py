@@ -33,9 +33,9 @@ def models(tmp_path_factory):
     return {name: folder / name for name in ("source", "adabn")}
 
 
-def labels_of(target, models, teacher, output):
+def labels_of(target, models, teacher, output, **changes):
     record = StageRecord("pseudo-label")
-    labelling_stage(target, models, teacher, output, record, **CHOICES)
+    labelling_stage(target, models, teacher, output, record, **{**CHOICES, **changes})
     return PseudoLabels.load(output).columns.teacher.tolist(), record.facts["teacher"]
 
 
@@ -52,6 +52,16 @@ def test_auto_takes_the_source_where_its_statistics_cannot_be_re_estimated(targe
     assert labels_of(target, given, "auto", tmp_path / "auto") == labels_of(target, models, "source", tmp_path / "own")
     with pytest.raises(UserError, match=r"`labelling_teacher` to be source for this model.*foreign model"):
         labels_of(target, given, "adabn", tmp_path / "out")
+
+
+def test_in_the_released_preset_auto_is_the_plain_source_model(target, models, tmp_path):
+    found = {
+        name: labels_of(target, models, name, tmp_path / name, preset="released")
+        for name in ("auto", "source", "adabn")
+    }
+    assert found["auto"] == found["source"]
+    assert found["auto"][0] != found["adabn"][0]
+    assert [found[name][1] for name in ("auto", "adabn")] == ["source", "adabn"]
 
 
 def test_an_unknown_teacher_is_refused_with_the_closest_name(target, models, tmp_path):

@@ -61,11 +61,11 @@ def labelling_stage(
     if preset not in PRESETS:
         raise unknown("labelling_preset", preset, list(PRESETS))
     given = {name: value for name, value in (("clusters", clusters), ("keep", keep)) if value}
-    config = PRESETS[preset](score=score, seed=seed, **given)
-    faces = open_unlabelled(target)
-    model = load_imported(models[teacher])
-    logits, features = teacher_outputs(model, faces.pixels(model.input_size, model.channels), config.view, seed)
-    with fields_as("labelling_", "clusters", "keep"):
+    with fields_as("labelling_", "score", "clusters", "keep"):
+        config = PRESETS[preset](score=score, seed=seed, **given)
+        faces = open_unlabelled(target)
+        model = load_imported(models[teacher])
+        logits, features = teacher_outputs(model, faces.pixels(model.input_size, model.channels), config.view, seed)
         found = pseudo_labels(logits, features, faces.keys, model.classes, config)
     found.save(output)
     kept, lost = int(found.columns.kept.sum()), found.summary["lost_classes"]

@@ -101,6 +101,9 @@ def test_the_released_preset_sets_the_switches_of_the_released_code(target, mode
     ("changes", "message"),
     [
         ({"preset": "relased"}, "`labelling_preset` to be one of clean, released.*Did you mean 'released'"),
+        ({"score": "puriti"}, "`labelling_score` to be one of purity, confidence.*Did you mean 'purity'"),
+        ({"keep": 2.0}, "`labelling_keep` to be above 0 and at most 1, but got 2.0"),
+        ({"clusters": -1}, "`labelling_clusters` to be at least 1, but got -1"),
         ({"clusters": 71}, "`labelling_clusters` to be at most the number of rows, 70, but got 71"),
         ({"preset": "released", "clusters": 0}, "`labelling_clusters` to be at most the number of rows, 70"),
     ],

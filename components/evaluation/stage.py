@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from .record import History, PseudoLabelData
 from .report import ReportData, ReportRow, write_report
 
 METRICS_FILE = "metrics.json"
+REPORT_FILE = "report.html"
 _METHODS = {"swav": "SwAV", "deepcluster": "DeepClusterV2", "clup": "CluP"}
 _SCALARS = ("accuracy", "mean_class_accuracy", "min_class_accuracy", "class_std", "ece")
 
@@ -62,7 +64,7 @@ def evaluation_stage(
     Args:
         data: Paths of ``target`` (unlabelled), ``holdout`` (labelled, may be empty) and ``labels``.
         models: Paths of ``source``, ``adabn`` (may be skipped), ``adapted`` and ``pretrained`` (may be skipped).
-        outputs: Where to write ``evaluation`` (a folder) and ``report`` (an HTML file).
+        outputs: Where to write ``evaluation`` (a folder, with a copy of the report) and ``report`` (an HTML file).
         record: Receives warnings and facts.
         method: Name of the method in the report.
         scored: Classes that count, separated by commas; empty for all.
@@ -97,10 +99,12 @@ def evaluation_stage(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(labels)})
     write_report(outputs["report"], replace(report, evaluation=evaluation))
+    # Kubeflow's path has no suffix; without one neither MLflow nor a browser takes the file for a page.
+    shutil.copyfile(outputs["report"], folder / REPORT_FILE)
     _warn(evaluation, report.run_alarms(), record)
     metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
     record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
-    _track(metrics, outputs)
+    _track(metrics, folder)
     return _found(evaluation, metrics) if labelled else Found(classes=list(evaluation.classes))
 
 
@@ -209,12 +213,12 @@ def _warn(evaluation: Evaluation, known: list[Alarm], record: StageRecord) -> No
             record.warn(alarm.text)
 
 
-def _track(metrics: Mapping[str, Mapping[str, Any]], outputs: Mapping[str, Path | str]) -> None:
+def _track(metrics: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
     with open_tracker("evaluation") as tracker:
         for key, row in metrics.items():
             tracker.metrics({f"{key}/{name}": row[name] for name in _SCALARS if row.get(name) is not None}, 0)
-        tracker.artifact(outputs["report"])
-        tracker.artifact(Path(outputs["evaluation"]) / METRICS_FILE)
+        for name in (REPORT_FILE, METRICS_FILE):
+            tracker.artifact(folder / name)
 
 
 def _found(evaluation: Evaluation, metrics: Mapping[str, Mapping[str, Any]]) -> Found:

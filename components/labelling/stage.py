@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,26 @@ def labelling_stage(
         found = pseudo_labels(logits, features, faces.keys, model.classes, config)
     found.save(output)
     kept, lost = int(found.columns.kept.sum()), found.summary["lost_classes"]
+    others = [name for name in sorted(models) if name != teacher and not skipped_reason(models[name])]
     for name, reason in lost.items():
-        record.warn(
-            f"No pseudo-label of {name} was kept ({reason}): the adapted model cannot learn it. "
-            "More clusters, a larger labelling_keep or labelling_score=confidence may bring it back."
-        )
+        advice = _advice(found.summary["per_class"][name], others)
+        record.warn(f"No pseudo-label of {name} was kept ({reason}): the adapted model cannot learn it. {advice}")
     record.facts.update(teacher=teacher, kept=kept, clusters=found.summary["clusters"]["k"], lost_classes=sorted(lost))
     return {"kept": kept, "images": len(faces), "lost_classes": ", ".join(sorted(lost))}
+
+
+def _advice(row: Mapping[str, Any], others: Sequence[str]) -> str:
+    """Returns what may bring a lost class back, which depends on where it was lost.
+
+    Args:
+        row: The class in ``per_class`` of the summary.
+        others: The other teachers that there are.
+    """
+    if not row["teacher"]:
+        last = "another source model can bring it back, if the target has such faces at all."
+        if not others:
+            return f"Only {last}"
+        return f"Try labelling_teacher={' or '.join(others)}; where that gives it to none either, only {last}"
+    if not row["labelled"]:
+        return "More labelling_clusters, or labelling_score=confidence, may bring it back."
+    return "A larger labelling_keep, or labelling_preset=clean, which keeps at least one, brings it back."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from ferry.common.errors import UserError
 from ferry.common.stage import StageRecord
@@ -95,6 +96,60 @@ def test_the_released_preset_sets_the_switches_of_the_released_code(target, mode
     assert (found.config["view"], found.config["quota"], found.config["keep"]) == ("augmented", "floor", 0.1)
     assert found.config["clusters"] == 5
     assert found.columns.teacher.tolist() != plain
+
+
+def teacher_says(monkeypatch, groups, labels):
+    """Lets the teacher put 70 faces into groups of features and give them labels."""
+    logits, features = 9 * np.eye(7, dtype=np.float32)[labels], np.eye(4, dtype=np.float32)[groups]
+    monkeypatch.setattr("ferry.labelling.stage.teacher_outputs", lambda *given: (logits, features))
+
+
+def test_each_lost_class_is_warned_of_with_the_advice_for_its_reason(target, models, tmp_path, monkeypatch):
+    """Three clusters: of anger with two of happiness, of disgust, and of five faces of fear."""
+    labels = np.repeat([0, 3, 1, 2], [33, 2, 30, 5])
+    teacher_says(monkeypatch, np.repeat([0, 0, 1, 2], [33, 2, 30, 5]), labels)
+    record, choices = StageRecord("pseudo-label"), {**CHOICES, "preset": "released", "clusters": 3, "keep": 0.1}
+    made = labelling_stage(target, models, "auto", tmp_path / "out", record, **choices)
+    lost = {name: next(text for text in record.warnings if f"of {name} was" in text) for name in CLASSES[2:]}
+    assert len(record.warnings) == len(lost) == 5
+    assert made["lost_classes"] == ", ".join(sorted(lost))
+    assert record.facts["lost_classes"] == sorted(lost)
+    for name, reason in PseudoLabels.load(tmp_path / "out").summary["lost_classes"].items():
+        assert f"({reason})" in lost[name]
+    assert "no image" in lost["sadness"]
+    assert lost["sadness"].endswith(
+        "Try labelling_teacher=adabn; where that gives it to none either, only another source model can bring it back, "
+        "if the target has such faces at all."
+    )
+    for other in ("clusters", "keep=", "labelling_keep", "confidence"):
+        assert other not in lost["sadness"]
+    assert lost["happiness"].endswith("More labelling_clusters, or labelling_score=confidence, may bring it back.")
+    assert lost["fear"].endswith(
+        "A larger labelling_keep, or labelling_preset=clean, which keeps at least one, brings it back."
+    )
+
+
+@pytest.mark.parametrize(
+    ("class_at", "changes"),
+    [(3, {"clusters": 4}), (3, {"score": "confidence", "keep": 0.5}), (2, {"keep": 0.2}), (2, {"preset": "clean"})],
+)
+def test_the_advice_brings_the_class_back(target, models, tmp_path, monkeypatch, class_at, changes):
+    groups = np.repeat([0, 3, 1, 2], [33, 2, 30, 5])
+    if "clusters" not in changes:
+        groups[groups == 3] = 0
+    teacher_says(monkeypatch, groups, np.repeat([0, 3, 1, 2], [33, 2, 30, 5]))
+    record, choices = StageRecord("l"), {**CHOICES, "preset": "released", "clusters": 3, "keep": 0.5, **changes}
+    labelling_stage(target, models, "source", tmp_path / "out", record, **choices)
+    assert CLASSES[class_at] not in record.facts["lost_classes"]
+
+
+def test_without_another_teacher_none_is_advised(target, models, tmp_path, monkeypatch):
+    skip_model(tmp_path / "adabn", "foreign")
+    teacher_says(monkeypatch, np.arange(70) % 4, np.zeros(70, int))
+    record = StageRecord("pseudo-label")
+    labelling_stage(target, {**models, "adabn": tmp_path / "adabn"}, "auto", tmp_path / "out", record, **CHOICES)
+    assert len(record.warnings) == 6
+    assert all("learn it. Only another source model can bring it back" in text for text in record.warnings)
 
 
 @pytest.mark.parametrize(

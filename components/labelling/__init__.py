@@ -1,4 +1,4 @@
-"""Pseudo-labels for target faces from the outputs of a source model: clusters, purity, class-wise quotas.
+"""Pseudo-labels for target faces from the outputs of a teacher: clusters, purity, class-wise quotas.
 
 Names load on first use (see ``__init__.pyi``), so that a look at this package does not import torch.
 """

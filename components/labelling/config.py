@@ -54,7 +54,7 @@ class LabellingConfig:
 
     Attributes:
         score: ``purity``: every image gets the majority label of its cluster, ranked by the cluster's purity.
-            ``confidence``: every image keeps the source model's own label, ranked by its largest probability;
+            ``confidence``: every image keeps the teacher's own label, ranked by its largest probability;
             clusters are then only reported.
         clusters: K; None is the rule of :func:`default_clusters`.
         keep: r, the fraction of every pseudo-class that is kept, in (0, 1]; None is 0.5.
@@ -65,15 +65,16 @@ class LabellingConfig:
         quota: ``floor``: floor(r n_c) images of class c, which can be none. ``round_at_least_one``: the nearest whole
             number, and one where the class has any image, so that rounding alone loses no class.
         ties: Which images come first among equal scores, which purity makes the rule and not the exception.
-            ``source_confidence``: larger confidence of the source model. ``distance``: nearer to the centroid.
+            ``source_confidence``: larger confidence of the teacher. ``distance``: nearer to the centroid.
             Both fall back on the key. ``order``: earlier row.
         majority_ties: Which class wins among equally frequent ones in a cluster. ``probability``: the one with the
-            larger sum of source probabilities over the cluster, because the sum uses what the hard labels threw away
-            and favours no class; then class order. ``first_class``: class order, which favours "anger" everywhere.
+            larger sum of the teacher's probabilities over the cluster, because the sum uses what the hard labels
+            threw away and favours no class; then class order. ``first_class``: class order, which favours "anger"
+            everywhere.
         smoothing: Prior count a of every class in the ranking score ``(n_km + a) / (n_k + a C)``. With 0, clusters of
             one or two images are "pure" and always come first. The raw purity is kept in its own column.
         min_cluster_size: Images in smaller clusters are labelled but never kept.
-        drop_outliers: Images whose own source label is not the cluster's are labelled but never kept.
+        drop_outliers: Images whose own label, the teacher's, is not the cluster's are labelled but never kept.
         view: What the teacher looks at, see :func:`ferry.labelling.teacher_outputs`. ``plain``: the image as it is.
             ``flip``: the mean of the image and its mirror image. ``augmented``: one random view with the strong
             turns, shifts and colours of training; the released code labels these.

@@ -1,4 +1,4 @@
-"""From the source model's outputs to pseudo-labels: cluster, count, rank, keep."""
+"""From the teacher's outputs to pseudo-labels: cluster, count, rank, keep."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def pseudo_labels(
     classes: Sequence[str],
     config: LabellingConfig | None = None,
 ) -> PseudoLabels:
-    """Makes pseudo-labels from what a source model says about unlabelled images.
+    """Makes pseudo-labels from what a teacher says about unlabelled images.
 
-    k-means on ``[z; 1] / ||[z; 1]||``; the majority source label of each cluster becomes the label of its images, the
-    cluster's (smoothed) purity their score; the best fraction r of every pseudo-class is kept. Labels are made once.
-    The images are taken in the order of their keys (unless ``ties="order"``), so the same images get the same labels in
-    whatever order they come.
+    k-means on ``[z; 1] / ||[z; 1]||``; the majority of the teacher's labels in each cluster becomes the label of its
+    images, the cluster's (smoothed) purity their score; the best fraction r of every pseudo-class is kept. Labels are
+    made once. The images are taken in the order of their keys (unless ``ties="order"``), so the same images get the
+    same labels in whatever order they come. The teacher is the source model, or one made from it as AdaBN is.
 
     Args:
-        logits: Outputs of the source model in evaluation mode on unchanged images, ``[N, C]``.
+        logits: Outputs of the teacher in evaluation mode, ``[N, C]``; see :func:`ferry.labelling.teacher_outputs`.
         features: What its head sees, ``[N, D]``; logits serve where a model shows nothing else.
         keys: Unique key of every image, in the same order.
         classes: The C class names in the order of the logits.

@@ -11,10 +11,10 @@ from ..common.errors import expected
 
 
 class ClusterPurity(NamedTuple):
-    """What the source model says about every cluster.
+    """What the teacher says about every cluster.
 
     Attributes:
-        histogram: int64 ``[K, C]``, images per source label.
+        histogram: int64 ``[K, C]``, images per label of the teacher.
         majority: int64 ``[K]``, the most frequent label; -1 where the cluster is empty.
         purity: float64 ``[K]``, share of the majority label, in ``[1 / C, 1]``; 0 where the cluster is empty.
     """
@@ -33,18 +33,18 @@ def cluster_purity(
     smoothing: float = 0.0,
     probabilities: npt.NDArray[np.floating] | None = None,
 ) -> ClusterPurity:
-    """Counts source labels per cluster.
+    """Counts the teacher's labels per cluster.
 
     ``q_kc = |{i in A_k: t_i = c}| / |A_k|``, ``m_k = argmax_c q_kc``, ``p_k = max_c q_kc``.
 
     Args:
         assignments: Cluster of every image, ``[N]``, in ``[0, n_clusters)``.
-        teacher: Source label of every image, ``[N]``, in ``[0, n_classes)``.
+        teacher: The teacher's label of every image, ``[N]``, in ``[0, n_classes)``.
         n_clusters: K.
         n_classes: C.
         smoothing: Prior count a of every class: ``p_k = (max_c n_kc + a) / (n_k + a C)``, the posterior mean under a
             symmetric Dirichlet prior, which small clusters cannot win by chance.
-        probabilities: Source probabilities ``[N, C]``. Where given, equally frequent labels are decided by their sum
+        probabilities: The teacher's, ``[N, C]``. Where given, equally frequent labels are decided by their sum
             over the cluster, then by class order; otherwise by class order alone.
 
     Returns:
@@ -73,7 +73,7 @@ def smoothed_purity(histogram: npt.NDArray[np.int64], smoothing: float) -> npt.N
     """Returns ``(max_c n_kc + a) / (n_k + a C)`` per row of a ``[K, C]`` histogram; 0 where a cluster is empty.
 
     Args:
-        histogram: Images per cluster and source label.
+        histogram: Images per cluster and label of the teacher.
         smoothing: Prior count a of every class, 0 or more; 0 is the plain purity.
 
     Raises:

@@ -29,11 +29,11 @@ def summarise(
         config: The switches.
 
     Returns:
-        ``images``, ``kept``, ``score``; ``per_class``: by name ``teacher`` (images that the source model gives the
+        ``images``, ``kept``, ``score``; ``per_class``: by name ``teacher`` (images that the teacher gives the
         class), ``clusters`` (with that majority), ``labelled``, ``kept`` and ``threshold`` (tau_c, the lowest kept
         score, or None); ``lost_classes``: name to reason; ``clusters``: K, the rule that gave it, sizes, inertia,
         iterations; ``keep``: r and its rule; ``purity``: means and a histogram; ``agreement``: share of images whose
-        source label is their cluster's majority; ``mean_confidence``.
+        own label, the teacher's, is their cluster's majority; ``mean_confidence``.
     """
     sizes = clusters.histogram.sum(axis=1)
     per_class = {name: _of_class(label, columns, clusters) for label, name in enumerate(classes)}

@@ -230,10 +230,10 @@ def suggest_prototypes(images: int, classes: int, batch_size: int, queue: int = 
     """Returns a number of prototypes K for a target set.
 
     The rule, the same for all data: about 75 images per prototype, but at least ten prototypes per class (the advice
-    of SwAV's authors: an order of magnitude above the classes) and at most 3,000 (the published value). SwAV spreads
-    each transport problem evenly over the prototypes, so K also stays at or below half of the embeddings in one
-    problem, batch plus queue: with fewer, most prototypes would get no image. For the same reason K stays at or below
-    half of the images.
+    of SwAV's authors: an order of magnitude above the classes) and at most 3,000 (the published value). With fewer
+    than two embeddings per prototype most prototypes would get no image, so K also stays at or below half of what is
+    shared out at a time: with SwAV the embeddings in one transport problem, batch plus queue, and never more than
+    half of the images; with DeepClusterV2, which clusters them all at once, half of the images.
 
     Args:
         images: Images in the target set.

@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 6 minutes on 2 cores)
+demo: $(VENV)/.ferry ## Set up Ferry and adapt a model to rendered faces (about 5 minutes on 2 cores)
 	$(BIN)/ferry demo
 
 # Tests run in one process for each core, four at most; servers and whole pipelines want the machine for themselves.

@@ -9,14 +9,19 @@ from io import StringIO
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
 from ..common.errors import UserError, expected
 from ..common.files import write_text
 from ..common.progress import progress
 from .decode import SkippedImage, content_of, decode_image
 from .parallel import ordered_map
 from .splits import Place, Repeats, describe
-from .store import UnlabelledFaces
+from .store import LabelledFaces, UnlabelledFaces
 from .writer import FacesWriter
+
+NO_LABEL = -1
+"""Label of a face for which none is known."""
 
 _SHOWN = 20
 
@@ -78,6 +83,23 @@ def shared_faces(first: UnlabelledFaces, second: UnlabelledFaces) -> list[tuple[
     seen = {content: row for row, content in enumerate(contents(first))}
     pairs = [(seen.get(content), row) for row, content in enumerate(contents(second))]
     return [(first.keys[there], second.keys[here]) for there, here in pairs if there is not None]
+
+
+def labels_by_picture(faces: UnlabelledFaces, labelled: LabelledFaces) -> np.ndarray:
+    """Finds labels of faces in another set that holds the same pictures, by their pixels; decodes both.
+
+    Args:
+        faces: Faces without labels.
+        labelled: Where their pictures may be.
+
+    Returns:
+        Labels, int64 [N]; -1 where the picture is not in `labelled`, or is there with more than one label.
+    """
+    known: dict[bytes, int] = {}
+    for content, label in zip(contents(labelled), labelled.labels.tolist(), strict=True):
+        if known.setdefault(content, label) != label:
+            known[content] = NO_LABEL
+    return np.fromiter((known.get(content, NO_LABEL) for content in contents(faces)), np.int64, len(faces))
 
 
 def require_disjoint(

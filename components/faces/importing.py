@@ -165,8 +165,7 @@ class _Import:
         config = {name: getattr(self.config, name) for name in ("splits", "contempt", "unknown", "overlap")}
         if self.config.splits == "hash":
             config["holdout_fraction"] = self.config.holdout_fraction
-        if self.config.merge:
-            config["merge"] = self.config.merge
+        config |= {name: value for name in ("take", "merge") if (value := getattr(self.config, name))}
         return {
             "settings": config,
             "skipped": dict(self.skipped),

@@ -158,3 +158,96 @@ def test_too_many_skipped_pictures_end_the_import_with_the_pipelines_parameter_t
 def test_an_error_of_the_import_names_the_parameter_that_holds_the_path(tmp_path):
     with pytest.raises(UserError, match="Expected `target` to be"):
         target_stage(str(tmp_path / "nothing"), tmp_path / "target", StageRecord("t"), layout="auto", split="")
+
+
+def import_labels(labels, folder, target, source="", **choices):
+    record = StageRecord("import-holdout")
+    settings = {"layout": "auto", "split": "test", "allow_overlap": False, "target_labels": str(labels), **choices}
+    return holdout_stage(str(source) if source else "", folder, target, record, **settings), record
+
+
+def labels_of(target):
+    """Label by key of the target's faces, which are those of the fixture: face i has the label i % 7."""
+    pictures = {record.image: record.label for record in (*faces(0, 14), *faces(20, 7), *faces(40, 21))}
+    return {key: pictures[image] for key, image in zip(target.keys, target.iter_images(), strict=True)}
+
+
+@pytest.mark.parametrize("with_holdout", [True, False])
+def test_labels_of_the_target_are_a_split_of_their_own_beside_the_holdout(source, tmp_path, with_holdout):
+    import_target(source, tmp_path / "target", "train")
+    plain, _ = import_holdout(source if with_holdout else "", tmp_path / "plain", tmp_path / "target", "test")
+    given = source if with_holdout else ""
+    found, record = import_labels(source, tmp_path / "holdout", tmp_path / "target", given)
+    assert found == {**plain, "target_labels": 14}
+    assert record.facts["target_labels"] == 14
+    test, before = open_faces(tmp_path / "holdout", "test"), open_faces(tmp_path / "plain", "test")
+    assert (test.keys, test.labels.tolist(), test.digest) == (before.keys, before.labels.tolist(), before.digest)
+    target, known = open_unlabelled(tmp_path / "target"), open_faces(tmp_path / "holdout", "target")
+    assert dict(zip(known.keys, known.labels.tolist(), strict=True)) == labels_of(target)
+    assert list(known.iter_images()) == list(target.iter_images())
+    assert list(read_info(tmp_path / "holdout").splits) == ["test", "target"]
+    assert not list(tmp_path.glob("holdout.*"))
+
+
+def test_groups_and_votes_of_the_holdout_and_its_list_of_skipped_files_stay(tmp_path):
+    votes = tuple(float(i == 2) for i in range(7))
+    marked = [FaceRecord(one.image, one.key, one.label, f"person {one.label}") for one in faces(0, 4)]
+    marked += [FaceRecord(one.image, one.key, one.label, votes=votes) for one in faces(4, 4)]
+    write_faces(tmp_path / "source", {"test": [*marked, FaceRecord(b"broken", "b.png", 0)]}, classes=EXPRESSIONS)
+    write_faces(tmp_path / "other", {"train": faces(100, 7)}, classes=EXPRESSIONS)
+    import_target(tmp_path / "other", tmp_path / "target", "")
+    choices = {"source": tmp_path / "source", "max_skipped": 0.5}
+    import_labels(tmp_path / "other", tmp_path / "holdout", tmp_path / "target", **choices)
+    holdout = open_faces(tmp_path / "holdout", "test")
+    assert holdout.groups == ["person 0", "person 1", "person 2", "person 3", "", "", "", ""]
+    assert np.isnan(holdout.votes[:4]).all()
+    assert holdout.votes[4:].tolist() == [list(votes)] * 4
+    assert "b.png" in (tmp_path / "holdout" / "skipped.csv").read_text()
+
+
+def test_only_faces_of_the_target_whose_label_is_sure_are_kept(source, tmp_path):
+    import_target(source, tmp_path / "target", "train")
+    first, second, third, *_ = faces(0, 14)
+    other = [FaceRecord(second.image, "again.png", 5), *faces(200, 3)]
+    write_faces(tmp_path / "some", {"train": [first, second, third, *other]}, classes=EXPRESSIONS)
+    found, _ = import_labels(tmp_path / "some", tmp_path / "holdout", tmp_path / "target")
+    assert found["target_labels"] == 2
+    assert sorted(open_faces(tmp_path / "holdout", "target").labels) == [0, 2]
+
+
+def test_pictures_that_the_target_shares_with_its_labels_are_no_overlap_but_with_the_holdout_they_are(source, tmp_path):
+    import_target(source, tmp_path / "target", "")
+    with pytest.raises(UserError, match="21 of 21 shared"):
+        import_labels(source, tmp_path / "holdout", tmp_path / "target", source, target_labels_split="")
+    choices = {"allow_overlap": True, "target_labels_split": ""}
+    found, _ = import_labels(source, tmp_path / "holdout", tmp_path / "target", source, **choices)
+    assert (found["images"], found["target_labels"]) == (21, 42)
+
+
+def test_the_holdout_is_named_test_whichever_split_it_was(source, tmp_path):
+    import_target(source, tmp_path / "target", "train")
+    import_labels(source, tmp_path / "holdout", tmp_path / "target", source, split="validation")
+    assert open_faces(tmp_path / "holdout", "test").keys == [record.key for record in faces(20, 7)]
+    assert read_info(tmp_path / "holdout").provenance["settings"]["take"] == "validation"
+
+
+def test_wrong_labels_of_the_target_are_refused_by_name_and_leave_nothing_behind(source, tmp_path):
+    import_target(source, tmp_path / "target", "train")
+    (tmp_path / "pictures").mkdir()
+    for one in faces(0, 3):
+        (tmp_path / "pictures" / one.key).write_bytes(one.image)
+    write_faces(tmp_path / "foreign", {"train": faces(300, 3)}, classes=EXPRESSIONS)
+    write_faces(tmp_path / "damaged", {"train": [FaceRecord(b"broken", "b.png", 0)]}, classes=EXPRESSIONS)
+    for labels, choices, message in (
+        (source, {"target_labels_split": "test"}, "labelled faces of the target, but got .* none of its 14 pictures"),
+        (tmp_path / "foreign", {}, "labelled faces of the target"),
+        (tmp_path / "pictures", {}, "labelled, but got .*in the layout flat, without labels"),
+        (tmp_path / "nothing", {}, ""),
+        (tmp_path / "damaged", {}, ".*1 of 1"),
+        (source, {"classes": "anger, fear"}, "labelled with the source model's classes, anger, fear"),
+    ):
+        with pytest.raises(UserError, match=f"Expected `target_labels` to be {message}"):
+            import_labels(labels, tmp_path / "holdout", tmp_path / "target", **choices)
+        assert not (tmp_path / "holdout.target-labels").exists()
+    with pytest.raises(UserError, match="`target_labels_layout`"):
+        import_labels(source, tmp_path / "holdout", tmp_path / "target", target_labels_layout="fer2031")

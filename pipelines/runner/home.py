@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,18 @@ class Home:
     def spool(self) -> Path:
         """Numbers that MLflow did not take."""
         return self.root / "spool"
+
+    @property
+    def temporary(self) -> Path:
+        """Temporary files of the run at work.
+
+        In no run's own folder, so that the path is short: names of sockets in it must stay below some 100 bytes.
+        """
+        return self.root / "tmp"
+
+    def remove_temporary(self) -> None:
+        """Removes what a run left among its temporary files, also where it was killed; the caller holds the lock."""
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     @property
     def tracking_uri(self) -> str:

@@ -153,6 +153,7 @@ def run_held(
     finally:
         record.seconds = round(time.monotonic() - began, 2)
         collect(record, folder)
+        home.remove_temporary()  # not before: what fills the disk explains why a run failed
         record.write_if_possible(folder)
         close_tracking(record)
     if record.status != "done":

@@ -111,7 +111,9 @@ class Executor:
 
 
 def stage_environment(home: Home, folder: Path) -> dict[str, str]:
-    """Returns the environment in which the stages of a run work."""
+    """Returns the environment in which the stages of a run work; makes the folder of their temporary files."""
+    with disk_errors(str(home.temporary)):
+        home.temporary.mkdir(exist_ok=True)
     variables = {
         FOLDER_VARIABLE: str(folder / "stages"),
         STATE_VARIABLE: str(folder / "progress.json"),
@@ -119,6 +121,7 @@ def stage_environment(home: Home, folder: Path) -> dict[str, str]:
         "FERRY_CHECKPOINTS": str(home.checkpoints),
         "FERRY_SPOOL": str(home.spool),
         "FERRY_RUN_ID": folder.name,
+        "TMPDIR": str(home.temporary),  # a killed stage cannot clear up after itself, and source images may be there
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GIT_PYTHON_REFRESH": "quiet",
         "PYTHONSAFEPATH": "1",  # a folder called ferry or torch in the current folder is not ours

@@ -14,12 +14,13 @@ KILLED = "The run was killed; run the same command again to continue from the la
 
 
 def settle(home: Home) -> list[RunRecord]:
-    """Completes the records of runs that were killed before they could do so; the caller holds the home's lock.
+    """Completes the records of killed runs and removes their temporary files; the caller holds the home's lock.
 
     Returns:
         The records that were completed.
     """
     settled = []
+    home.remove_temporary()
     for path in sorted(home.runs.glob("*/run.json")):
         try:
             record = load_record(path)

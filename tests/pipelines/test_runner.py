@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -401,6 +402,48 @@ def test_files_of_the_current_folder_are_not_taken_for_modules(home, untracked, 
     (tmp_path / "ferry").mkdir()
     (tmp_path / "kfp.py").write_text("raise RuntimeError")
     assert run_local(TOY, {}, home).record.status == "done"
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """The system's folder for temporary files, for the runner and all that it starts."""
+    place = tmp_path / "system"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("fresh", "mode"),
+    [
+        ("", "fine"),
+        *[pytest.param(*case, marks=pytest.mark.integration) for case in (("", "die"), ("1", "fine"), ("1", "crash"))],
+    ],
+)
+def test_no_temporary_file_outlives_a_run(system, home, untracked, monkeypatch, fresh, mode):
+    monkeypatch.setenv("FERRY_FRESH_STAGES", fresh)
+    if mode == "fine":
+        first = run_local(TOY, {"mode": mode}, home).record.tasks[0]
+        assert Path(first.facts["temporary"]).parent == home.root / "tmp"
+    else:
+        with pytest.raises(RunFailed):
+            run_local(TOY, {"mode": mode}, home)
+    assert not list(system.iterdir())
+    assert not (home.root / "tmp").exists()
+
+
+def test_temporary_files_of_a_killed_run_go_when_it_is_settled(system, sleeping, home):
+    process, folder = sleeping
+    stage = pid_of(folder)
+    wait_for(lambda: list((home.root / "tmp").glob("toy-*")), 10)
+    process.kill()
+    wait_for(lambda: not alive(stage), 10)
+    assert list((home.root / "tmp").iterdir())
+    with home.lock():
+        settle(home)
+    assert not (home.root / "tmp").exists()
+    assert not list(system.iterdir())
 
 
 @pytest.mark.integration

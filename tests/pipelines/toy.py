@@ -12,6 +12,7 @@ def first(data: dsl.Output[dsl.Dataset], report: dsl.Output[dsl.HTML], numbers: 
     import os
     import signal
     import sys
+    import tempfile
     import time
     from pathlib import Path
 
@@ -22,6 +23,7 @@ def first(data: dsl.Output[dsl.Dataset], report: dsl.Output[dsl.HTML], numbers: 
     from ferry.common.stage import stage
 
     with stage("first") as record:
+        record.facts["temporary"] = tempfile.mkdtemp(prefix="toy-")  # left behind, as by a library that is killed
         checkpoint_path("toy", {"mode": mode}).write_text("all of the training")
         if mode == "user":
             raise expected("faces", "labelled", "nothing", "Pass labelled faces.")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from ..common.checkpoints import checkpoint_path
 from ..common.errors import expected
-from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import LabelledFaces, import_faces, open_faces
+from ..faces.splits import TRAIN
 from ..faces.stage import named_as
 from ..networks import Architecture, build_classifier
 from ..networks.trained import save_trained
@@ -37,12 +35,13 @@ def train_source_stage(
 ) -> None:
     """Imports labelled faces and trains a source model on them.
 
-    The imported faces are not an artifact: source images must not be where an adaptation could read them.
+    The imported faces are not an artifact, and decoded ones not in the cache that stages share: source images must not
+    be where an adaptation could read them.
 
     Args:
         source: Folder, file, or s3://bucket/prefix of labelled faces.
         layout: Name of the layout, or auto.
-        split: The split to train on; empty takes all.
+        split: The split to train on; empty takes all, as one.
         output: Folder of the classifier to write.
         record: Receives warnings and facts.
         network: Fields of :class:`~ferry.networks.Architecture`.
@@ -56,7 +55,7 @@ def train_source_stage(
     architecture = from_mapping(Architecture, network, "network_")
     config = from_mapping(SourceConfig, choices, "training_")
     with TemporaryDirectory(prefix="ferry-source-") as folder:
-        wanted: dict[str, Any] = {"take": split, "max_skipped": max_skipped}
+        wanted: dict[str, Any] = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
         with named_as("faces"):
             report = import_faces(source, Path(folder) / "faces", layout, overlap="allow", **wanted)
         if report.classes is None:
@@ -64,46 +63,45 @@ def train_source_stage(
             raise expected("faces", "labelled", f"{source} in the layout {report.layout}, without labels", fix)
         for warning in report.warnings:
             record.warn(warning)
-        splits = [open_faces(report.output, name) for name, count in report.images.items() if count]
-        train_on(splits, output, architecture, config, record)
+        faces = open_faces(report.output)
+        train_on(faces, output, architecture, config, record, cache=Path(folder) / "cache")
 
 
 def train_on(
-    data: LabelledFaces | Sequence[LabelledFaces],
+    faces: LabelledFaces,
     output: Path | str,
     architecture: Architecture,
     config: SourceConfig,
     record: StageRecord,
+    *,
+    cache: Path | None = None,
 ) -> None:
     """Trains a source model on labelled faces and saves it.
 
     Args:
-        data: The faces, or several splits of them, which are trained on together.
+        faces: The faces.
         output: Folder of the classifier to write.
         architecture: The network.
         config: Settings.
         record: Receives facts.
+        cache: Where the decoded faces are kept; ``$FERRY_CACHE``, else ``~/.cache/ferry`` by default.
 
     Raises:
         UserError: The faces cannot train a classifier.
         TrainingDiverged: The loss is not finite.
     """
-    splits = [data] if isinstance(data, LabelledFaces) else list(data)
-    parts = [split.pixels(architecture.input_size, architecture.channels) for split in splits]
-    pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    labels, classes = np.concatenate([split.labels for split in splits]), splits[0].classes
-    digest = splits[0].digest if len(splits) == 1 else digest_of([split.digest for split in splits])
-    model = build_classifier(architecture, classes, seed=config.seed)
+    pixels = faces.pixels(architecture.input_size, architecture.channels, cache)
+    model = build_classifier(architecture, faces.classes, seed=config.seed)
     determined_by: dict[str, Any] = {
         "config": asdict(config),
         "architecture": asdict(architecture),
-        "faces": digest,
-        "classes": classes,
+        "faces": faces.digest,
+        "classes": faces.classes,
     }
     with open_tracker("source") as tracker:
         result = train_supervised(
-            model, pixels, labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
+            model, pixels, faces.labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
         )
-        lineage = {"faces": digest}
+        lineage = {"faces": faces.digest}
         save_trained(model.cpu().eval(), output, result, method="supervised", lineage=lineage, settings=asdict(config))
     record.facts.update(images_per_second=round(result.images / max(result.seconds, 1e-9), 1), steps=result.steps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,38 @@ def test_the_stage_writes_a_model_with_history_and_lineage(faces, tmp_path):
 def test_one_split_is_taken_or_all_of_them(faces, tmp_path, split, count):
     run(faces, tmp_path / "model", split)
     assert load_training(tmp_path / "model")["images"] == count
+
+
+@pytest.mark.parametrize("split", ["train", ""])
+def test_no_source_image_stays_where_other_stages_could_read_it(faces, tmp_path, monkeypatch, split):
+    for name in ("FERRY_CACHE", "FERRY_CHECKPOINTS", "TMPDIR"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("HOME", str(tmp_path / "HOME"))
+    run(faces, tmp_path / "model", split)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    checkpoints = {name for name in left if name.startswith("FERRY_CHECKPOINTS/source-")}
+    assert checkpoints
+    assert {name.split("/")[0] for name in left - checkpoints} == {"model"}
+
+
+def test_a_set_of_several_splits_is_mapped_and_not_copied_into_memory(faces, tmp_path, monkeypatch):
+    import ferry.source.stage as module
+
+    seen = []
+
+    def watched(model, pixels, labels, *rest, **more):
+        seen.extend((isinstance(pixels, np.memmap), pixels.copy(), labels))
+        return train_supervised(model, pixels, labels, *rest, **more)
+
+    monkeypatch.setattr(module, "train_supervised", watched)
+    run(faces, tmp_path / "model", "")
+    mapped, pixels, labels = seen
+    splits = [open_faces(faces, name) for name in ("train", "test")]
+    assert mapped
+    np.testing.assert_array_equal(pixels, np.concatenate([split.pixels(16) for split in splits]))
+    np.testing.assert_array_equal(labels, np.concatenate([split.labels for split in splits]))
 
 
 def test_the_same_faces_and_seed_give_the_same_model(faces, tmp_path):

@@ -244,10 +244,8 @@ def _check_foreign(values: Mapping[str, Any]) -> None:
 
 
 def _check_name(name: str) -> None:
-    """Finds a name that the registry would refuse after the training."""
-    from ..common.errors import expected
+    """Finds a name that the registry would refuse after the training; an empty one registers nothing."""
+    from ..registry.names import check_model_name
 
-    if any(sign in name for sign in "/:@'\"") or (name and not name.strip()):
-        raise expected(
-            "model_name", "free of / : @ and quotes", name, "Pass a name such as ferry-clup, or an empty one."
-        )
+    if name:
+        check_model_name(name)

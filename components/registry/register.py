@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 import warnings
@@ -14,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..common.errors import expected
 from ..common.files import digest_of, read_json
 from ..training.runs import MODEL_DIGEST, connect, experiment, pages, server_errors
 from .card import ModelCard, make_card
+from .names import check_model_name
 
 if TYPE_CHECKING:
     from ..networks import ModelInfo
@@ -82,8 +81,7 @@ def register(
     """
     from ..networks import load_classifier
 
-    if not re.fullmatch(r"[^/:'\"%@\s][^/:'\"%@\n]*", name):
-        raise expected("model_name", "a name without / : @ % and quotes", name, "Choose one such as ferry-clup.")
+    check_model_name(name)
     info = load_classifier(model).info  # reads the weights too: a damaged model must not reach the registry
     found = read_json(Path(evaluation) / METRICS_FILE, "evaluation")
     card = make_card(name, info, found)

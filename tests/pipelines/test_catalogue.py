@@ -4,6 +4,8 @@ import pytest
 from ferry.common.errors import UserError
 from ferry.pipelines.catalogue import checked_parameters, find, parameters, with_local_paths
 
+from ..registry.names import BAD, GOOD
+
 GIVEN = {"clup": {"target": "t", "source": "s"}, "source": {"faces": "f"}}
 
 
@@ -107,10 +109,15 @@ def test_a_misspelt_class_of_the_holdout_is_found_before_the_training():
         checked("clup", holdout_classes="anger,sadnes")
 
 
-@pytest.mark.parametrize("name", ["a/b", "a:1", "a@b", "it's", ' "x"', " "])
+@pytest.mark.parametrize("name", BAD)
 def test_a_name_that_the_registry_would_refuse_is_found_before_the_training(name):
-    with pytest.raises(UserError, match="Expected `model_name` to be free of"):
+    with pytest.raises(UserError, match="Expected `model_name` to be 1 to 256"):
         checked("clup", model_name=name)
+
+
+@pytest.mark.parametrize("name", [*GOOD, ""])
+def test_a_name_that_the_registry_takes_is_taken(name):
+    assert checked("clup", model_name=name)["model_name"] == name
 
 
 def test_a_first_model_of_the_pretraining_must_be_there(tmp_path):

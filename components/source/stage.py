@@ -13,6 +13,7 @@ from ..common.errors import expected
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import LabelledFaces, import_faces, open_faces
+from ..faces.readers import reader
 from ..faces.splits import TRAIN
 from ..faces.stage import named_as
 from ..networks import Architecture, build_classifier
@@ -35,8 +36,8 @@ def train_source_stage(
 ) -> None:
     """Imports labelled faces and trains a source model on them.
 
-    The imported faces are not an artifact, and decoded ones not in the cache that stages share: source images must not
-    be where an adaptation could read them.
+    The imported faces are not an artifact, and neither their pixels nor copies from an object store are in the cache
+    that stages share: source images must not be where an adaptation could read them.
 
     Args:
         source: Folder, file, or s3://bucket/prefix of labelled faces.
@@ -55,16 +56,17 @@ def train_source_stage(
     architecture = from_mapping(Architecture, network, "network_")
     config = from_mapping(SourceConfig, choices, "training_")
     with TemporaryDirectory(prefix="ferry-source-") as folder:
+        cache = Path(folder) / "cache"
         wanted: dict[str, Any] = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
         with named_as("faces"):
-            report = import_faces(source, Path(folder) / "faces", layout, overlap="allow", **wanted)
+            found = reader(layout, source, cache)
+            report = import_faces(source, Path(folder) / "faces", found, overlap="allow", **wanted)
         if report.classes is None:
             fix = "Name a layout with labels (--layout; see: ferry faces layouts)."
             raise expected("faces", "labelled", f"{source} in the layout {report.layout}, without labels", fix)
         for warning in report.warnings:
             record.warn(warning)
-        faces = open_faces(report.output)
-        train_on(faces, output, architecture, config, record, cache=Path(folder) / "cache")
+        train_on(open_faces(report.output), output, architecture, config, record, cache=cache)
 
 
 def train_on(

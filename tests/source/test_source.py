@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +137,23 @@ def test_no_source_image_stays_where_other_stages_could_read_it(faces, tmp_path,
     checkpoints = {name for name in left if name.startswith("FERRY_CHECKPOINTS/source-")}
     assert checkpoints
     assert {name.split("/")[0] for name in left - checkpoints} == {"model"}
+
+
+def test_a_copy_from_an_object_store_leaves_with_the_stage(faces, tmp_path, monkeypatch):
+    from ferry.faces.readers import s3
+
+    copies = []
+
+    def synchronise(store, source, cache):
+        copies.append(cache / "s3")
+        shutil.copytree(faces, copies[0])
+        return SimpleNamespace(path=copies[0])
+
+    monkeypatch.setattr(s3, "ObjectStore", lambda: None)
+    monkeypatch.setattr(s3, "synchronise", synchronise)
+    run("s3://bucket/faces", tmp_path / "model")
+    assert load_training(tmp_path / "model")["images"] == 56
+    assert [copy.exists() for copy in copies] == [False]
 
 
 def test_a_set_of_several_splits_is_mapped_and_not_copied_into_memory(faces, tmp_path, monkeypatch):

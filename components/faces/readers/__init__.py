@@ -53,13 +53,14 @@ def layouts() -> tuple[str, ...]:
     return tuple(READERS)
 
 
-def reader(layout: str, source: Path | str) -> Reader:
+def reader(layout: str, source: Path | str, cache: Path | None = None) -> Reader:
     """Returns the reader of a layout.
 
     Args:
         layout: A name from :func:`layouts`, or ``"auto"`` to recognise it.
         source: Folder or file, or ``s3://bucket/prefix``. From S3, the layout ``flat`` is streamed; for all others
             (and ``auto``) the prefix is copied into a local folder first, when the reader is used.
+        cache: Folder for such copies; ``$FERRY_CACHE``, else ``~/.cache/ferry`` by default.
 
     Raises:
         UserError: There is no such layout (with the closest match), or ``auto`` recognises none (with what was found
@@ -68,7 +69,7 @@ def reader(layout: str, source: Path | str) -> Reader:
     if layout != AUTO and layout not in READERS:
         raise unknown("layout", layout, (AUTO, *READERS))
     if is_s3(source):
-        return _s3_reader(layout, str(source))
+        return _s3_reader(layout, str(source), cache)
     return READERS[layout]() if layout != AUTO else _recognised(Path(source))
 
 
@@ -122,12 +123,12 @@ def _recognised(source: Path) -> Reader:
     raise expected("source", "in a known layout", f"{source} ({found(source)})", fix)
 
 
-def _s3_reader(layout: str, uri: str) -> Reader:
+def _s3_reader(layout: str, uri: str, cache: Path | None) -> Reader:
     from ..object_store import S3Source
     from .s3 import S3FlatReader, S3Reader
 
     source = S3Source.parse(uri)
-    return S3FlatReader(source) if layout == FlatReader.name else S3Reader(source, layout, reader)
+    return S3FlatReader(source) if layout == FlatReader.name else S3Reader(source, layout, reader, cache=cache)
 
 
 __all__ = ["AUTO", "READERS", "Reader", "check_options", "default_options", "describe", "is_s3", "layouts", "reader"]

@@ -48,9 +48,12 @@ _REQUIRED = (
     "intended_use",
     "prohibited_use",
     "data",
+    "results",
     "limits",
     "lineage",
 )
+_MEASURED = ("accuracy", "mean_class_accuracy", "n")
+_LABEL_FREE = ("mean_confidence", "mean_entropy", "classes_used", "shares", "n")
 _TUPLES = ("classes", "intended_use", "prohibited_use", "limits", "warnings")
 _MAPPINGS = ("data", "results", "per_class", "groups", "lineage")
 
@@ -71,8 +74,9 @@ class ModelCard:
         data: What it was made and measured on.
         verdict: What the evaluation concluded, against the source model.
         warnings: What the evaluation warned of.
-        results: Metrics per row of the evaluation; empty without a labelled holdout.
-        per_class: Recall, its interval, precision and count of the adapted model per class.
+        results: By row of the evaluation: ``accuracy_measured``, and with it the metrics on the labelled holdout, or
+            without one ``label_free``, the signals that need no labels.
+        per_class: Recall, its interval, precision and count of the adapted model per class; empty without a holdout.
         groups: Metrics of the adapted model per group of people; empty where no groups are known.
         limits: What is known not to work, or not known.
         lineage: Digests of everything it was made of.
@@ -99,13 +103,33 @@ class ModelCard:
     created: str = ""
     ferry: str = ""
 
+    @property
+    def measured(self) -> bool:
+        """Whether accuracy was measured, on a labelled holdout."""
+        return any(not _says_unmeasured(row) for row in self.results.values())
+
     def missing(self) -> list[str]:
-        """Returns the names of required fields that are empty, such as ``prohibited_use`` or ``data.adapted to``."""
+        """Returns the names of what a complete card has and this one lacks.
+
+        Complete is a card with all its texts; with data that it was made from and measured on; and with results. Those
+        of a labelled holdout have accuracy, mean-class accuracy and count for every row, and recall and count for every
+        class. Without a holdout every row says ``accuracy_measured: false`` and has the label-free signals: a model
+        may be promoted without labels, but not in silence.
+
+        Returns:
+            Names such as ``prohibited_use``, ``data.adapted to`` or ``per_class.fear``.
+        """
         found = [name for name in _REQUIRED if _blank(getattr(self, name))]
         for name in ("data", "lineage"):
             found += [f"{name}.{key}" for key, value in getattr(self, name).items() if _blank(value)]
-        if self.results and not self.per_class:
-            found.append("per_class")
+        if "data" not in found:
+            made = "trained on" if "trained on" in self.data else "adapted to"
+            found += [f"data.{key}" for key in (made, "evaluated on") if key not in self.data]
+        for name, row in self.results.items():
+            found += [f"results.{name}{key}" for key in _missing_results(row)]
+        if self.measured:
+            lacking = [name for name in self.classes if not _has_recall(self.per_class.get(name))]
+            found += [f"per_class.{name}" for name in lacking] if self.per_class else ["per_class"]
         return found
 
     def write(self, folder: Path | str) -> None:
@@ -159,6 +183,11 @@ def make_card(name: str, info: ModelInfo, evaluation: Mapping[str, Any]) -> Mode
     """
     rows = _rows(evaluation)
     labelled = {row: _result(values) for row, values in rows.items() if values["metrics"].get("n")}
+    unlabelled = {
+        row: {"accuracy_measured": False, "label_free": dict(values["label_free"])}
+        for row, values in rows.items()
+        if values.get("label_free")
+    }
     adapted = rows.get(str(evaluation.get("adapted", "adapted")), {})
     groups = {key: value for key, value in adapted.get("groups", {}).items() if value.get("n")}
     architecture = info.architecture
@@ -176,7 +205,7 @@ def make_card(name: str, info: ModelInfo, evaluation: Mapping[str, Any]) -> Mode
         data=_data(info, evaluation, bool(labelled)),
         verdict=" ".join(str(evaluation.get("verdict", {}).get(key, "")) for key in ("sentence", "advice")).strip(),
         warnings=tuple(str(one["text"]) for one in evaluation.get("alarms", ()) if one["level"] == "warning"),
-        results=finite(labelled),
+        results=finite(labelled or unlabelled),
         per_class=finite(_per_class(adapted)) if labelled else {},
         groups=finite(groups),
         limits=(*_LIMITS, *known),
@@ -198,7 +227,7 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
     names = ("accuracy", "mean_class_accuracy", "min_class_accuracy", "class_std", "ece", "n")
     details = row.get("details", {})
     intervals = {name: details.get(name) for name in ("accuracy_interval", "mean_class_interval")}
-    return {**{name: row["metrics"].get(name) for name in names}, **intervals}
+    return {"accuracy_measured": True, **{name: row["metrics"].get(name) for name in names}, **intervals}
 
 
 def _per_class(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,6 +274,38 @@ def _blank(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return all(_blank(item) for item in value)
     return value is None or value == {}
+
+
+def _missing_results(row: Any) -> list[str]:
+    """Returns what a row of the results lacks, as it continues the row's name."""
+    if not isinstance(row, Mapping):
+        return [""]
+    if not _says_unmeasured(row):
+        return [f".{key}" for key in _MEASURED if not _is_given(key, row.get(key))]
+    signals = row.get("label_free")
+    if not isinstance(signals, Mapping) or not signals:
+        return [".label_free"]
+    return [f".label_free.{key}" for key in _LABEL_FREE if not _is_given(key, signals.get(key))]
+
+
+def _says_unmeasured(row: Any) -> bool:
+    return isinstance(row, Mapping) and row.get("accuracy_measured") is False
+
+
+def _has_recall(row: Any) -> bool:
+    if not isinstance(row, Mapping) or not _is_number(row.get("n")):
+        return False
+    return row["n"] == 0 or _is_number(row.get("recall"))  # a class of which the holdout has no face has no recall
+
+
+def _is_given(key: str, value: Any) -> bool:
+    if key == "shares":
+        return isinstance(value, Mapping) and bool(value) and all(map(_is_number, value.values()))
+    return _is_number(value) and (key != "n" or value > 0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _percent(value: float | None, none: str = "not known") -> str:

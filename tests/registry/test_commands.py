@@ -12,7 +12,7 @@ from ferry.registry import make_card
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from .conftest import add_version
+from .conftest import add_version, make_evaluation
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def versions(uri, model, evaluation, tmp_path):
     tags = {"ferry.method": "clup", "ferry.verdict": "better"}
     for index in range(2):
         add_version(MlflowClient(uri), "faces", tmp_path / f"v{index}", card, **tags)
+    return card
 
 
 def test_promote_and_rollback_move_what_models_shows(run, versions):
@@ -49,6 +50,31 @@ def test_promote_and_rollback_move_what_models_shows(run, versions):
     line = next(line for line in table.splitlines() if "champion" in line)
     assert line.split()[:5] == ["faces", "1", "champion", "clup", "better"]
     assert json.loads(run("rollback", "--json"))["uri"] == "models:/faces/2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"results": {}}, "results"),
+        ({"per_class": {"a": {}}}, "per_class.anger, per_class.disgust"),
+        ({"data": {"evaluated on": "140 labelled faces"}}, "data.adapted to"),
+        ({"prohibited_use": [], "limits": [" "]}, "prohibited_use, limits"),
+        ({"results": {"CluP": {"accuracy_measured": False}}}, "results.CluP.label_free"),
+    ],
+)
+def test_promote_refuses_an_incomplete_card_by_name_of_what_is_missing(run, uri, versions, tmp_path, changes, missing):
+    add_version(MlflowClient(uri), "faces", tmp_path / "poor", {**versions, **changes})
+    with pytest.raises(UserError, match="Expected `model card` to be complete before a promotion") as caught:
+        run("promote", "3")
+    assert f"nothing under {missing}" in str(caught.value)
+    assert {entry["version"]: entry["aliases"] for entry in json.loads(run("models", "--json"))}["3"] == []
+
+
+def test_promote_takes_a_model_without_a_holdout_whose_card_says_so(run, uri, versions, model, tmp_path):
+    found = json.loads((make_evaluation(tmp_path / "e", labelled=False) / "metrics.json").read_text())
+    card = dataclasses.asdict(make_card("faces", load_info(model), found))
+    add_version(MlflowClient(uri), "faces", tmp_path / "unlabelled", card)
+    assert run("promote", "3") == "faces version 3 is champion: models:/faces@champion\n"
 
 
 def test_an_empty_registry_is_no_error(run):

@@ -89,8 +89,8 @@ def import_faces(
     classes = config.vocabulary() if labelled and config.labels == "keep" else None
     provenance = {"source": str(source), "layout": reader.name, "labels": "as given" if classes else "none"}
     run = _Import(config, labelled, classes, output)
-    mix = labelled and classes is None
-    with FacesWriter(output, classes=classes, provenance=provenance, overwrite=overwrite, mix=mix) as writer:
+    shuffle = labelled and classes is None
+    with FacesWriter(output, classes=classes, provenance=provenance, overwrite=overwrite, shuffle=shuffle) as writer:
         run.stream(chain([first], faces), writer, config.workers or (_REMOTE_WORKERS if remote else 0))
         repeats = run.settle(writer)
         writer.provenance.update(run.counts(repeats))

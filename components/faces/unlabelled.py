@@ -28,9 +28,9 @@ def drop_labels(source_root: Path | str, output: Path | str, *, overwrite: bool 
         UserError: `source_root` is no Faces folder or is damaged, or `output` exists.
     """
     info = read_info(source_root)
-    provenance, mix = {**info.provenance, "labels": "dropped"}, info.classes is not None
+    provenance, shuffle = {**info.provenance, "labels": "dropped"}, info.classes is not None
     with (
-        FacesWriter(output, classes=None, provenance=provenance, overwrite=overwrite, mix=mix) as writer,
+        FacesWriter(output, classes=None, provenance=provenance, overwrite=overwrite, shuffle=shuffle) as writer,
         progress("copying faces without labels", info.count) as bar,
     ):
         for split in info.splits:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from ..common.errors import expected
 from ..common.files import atomic_folder, write_json
-from .mixing import mixed
 from .schema import (
     FACES_FILE,
     FaceRecord,
@@ -26,11 +25,12 @@ from .schema import (
     check_split_name,
     table_schema,
 )
+from .shuffle import memory_of, shuffled
+from .tables import as_table, records_of
 
 SHARD_BYTES = 64 << 20
 ROW_GROUP_BYTES = 2 << 20
 ROW_GROUP_ROWS = 1024
-_BUCKET_BYTES = 256 << 10  # that each of many buckets keeps in memory
 
 _ROW_OVERHEAD = 200  # bytes that one record costs beside its image and key; keeps the buffers bounded for tiny images
 
@@ -38,16 +38,17 @@ _ROW_OVERHEAD = 200  # bytes that one record costs beside its image and key; kee
 class FacesWriter:
     """Writes a Faces folder as a stream; the folder appears whole when the block ends, or not at all.
 
-    Memory is bounded by one row group per split. The columns ``group`` and ``votes`` appear as soon as one record has
-    them; what was written before is then rewritten at the end, so that all shards share one schema.
+    Memory is bounded: one row group per split, and some 50 MB more at the end where `shuffle` asks for another order.
+    The columns ``group`` and ``votes`` appear as soon as one record has them; what was written before is then rewritten
+    at the end, so that all shards share one schema.
 
     Args:
         root: The folder to make.
         classes: Class names in label order; None writes the unlabelled type.
         provenance: Where the faces come from (JSON-like), kept in ``faces.json``.
         overwrite: Replace a Faces folder that exists at `root`.
-        mix: Whether the faces of a split are stored in the order of their keys' digests, not in that of :meth:`add`:
-            for faces whose labels were dropped, because most layouts come class after class.
+        shuffle: Whether the faces of a split are stored in the order of their keys' digests, not in that of
+            :meth:`add`: for faces whose labels were dropped, because most layouts come class after class.
         shard_bytes: A shard is closed when its images exceed this.
         row_group_bytes: A row group is written when its images exceed this.
 
@@ -63,7 +64,7 @@ class FacesWriter:
         classes: Sequence[str] | None,
         provenance: Mapping[str, Any] | None = None,
         overwrite: bool = False,
-        mix: bool = False,
+        shuffle: bool = False,
         shard_bytes: int = SHARD_BYTES,
         row_group_bytes: int = ROW_GROUP_BYTES,
     ) -> None:
@@ -71,7 +72,7 @@ class FacesWriter:
         self.classes = None if classes is None else check_classes(classes)
         self.provenance = dict(provenance or {})
         self.info: FacesInfo | None = None
-        self._overwrite, self._mix, self._limits = overwrite, mix, (shard_bytes, row_group_bytes)
+        self._overwrite, self._shuffle, self._limits = overwrite, shuffle, (shard_bytes, row_group_bytes)
         self._stack = ExitStack()
         self._splits: dict[str, _SplitWriter] = {}
         self._dropped: dict[str, set[int]] = {}
@@ -137,11 +138,6 @@ class FacesWriter:
     def _split_writer(self, name: str) -> _SplitWriter:
         return _SplitWriter(self.folder, name, self.classes, self._schema(), *self._limits)
 
-    def _bucket(self, name: str, number: int) -> _SplitWriter:
-        bucket = _SplitWriter(self.folder, name, self.classes, self._schema(), self._limits[0], _BUCKET_BYTES)
-        bucket.suffix = f".{number}"
-        return bucket
-
     def _check(self, record: FaceRecord) -> None:
         if not record.key or not _is_utf8(record.key):
             raise expected(
@@ -165,7 +161,7 @@ class FacesWriter:
         for name, writer in self._splits.items():
             writer.close()
             dropped = self._dropped.get(name, set())
-            if self._mix or dropped or any(schema != self._schema() for schema in writer.schemas):
+            if self._shuffle or dropped or any(schema != self._schema() for schema in writer.schemas):
                 self._splits[name] = self._rewritten(writer, dropped)
         splits = {name: writer.publish() for name, writer in self._splits.items()}
         self.info = FacesInfo(self.root, self.classes, splits, self.provenance)
@@ -175,9 +171,8 @@ class FacesWriter:
         new = self._split_writer(old.name)
         new.suffix = ".rewritten"
         records: Iterator[FaceRecord] = (record for row, record in enumerate(old.records()) if row not in dropped)
-        if self._mix:
-            size = sum(path.stat().st_size for path in old.shards)
-            records = mixed(records, size, lambda number: self._bucket(old.name, number))
+        if self._shuffle:
+            records = shuffled(records, old.memory, self._schema(), self.folder)
         for record in records:
             new.add(record)
         new.close()
@@ -205,13 +200,14 @@ class _SplitWriter:
         self._writer: pq.ParquetWriter | None = None
         self._buffer: list[FaceRecord] = []
         self._buffered = self._written = 0
-        self._count = 0
+        self._count = self.memory = 0
         self._per_class = [0] * len(classes or ())
         self._digest = hashlib.sha256()
 
     def add(self, record: FaceRecord) -> None:
         self._buffer.append(record)
         self._buffered += len(record.image) + len(record.key) + _ROW_OVERHEAD
+        self.memory += memory_of(record)
         self._count += 1
         if record.label is not None:
             self._per_class[record.label] += 1
@@ -256,16 +252,7 @@ class _SplitWriter:
         for path in self.shards:
             with pq.ParquetFile(path) as file:
                 for index in range(file.num_row_groups):
-                    for row in file.read_row_group(index).to_pylist():
-                        votes = row.get("votes")
-                        yield FaceRecord(
-                            image=row["image"]["bytes"],
-                            key=row["key"],
-                            label=row.get("label"),
-                            group=row.get("group"),
-                            path=row["image"]["path"],
-                            votes=None if votes is None else tuple(votes),
-                        )
+                    yield from records_of(file.read_row_group(index))
 
     def publish(self) -> SplitInfo:
         """Gives the shards their final names; an empty split gets one shard without rows."""
@@ -282,7 +269,7 @@ class _SplitWriter:
         if not self._buffer:
             return
         writer = self._writer or self._open_shard()
-        writer.write_table(_as_table(self._buffer, self._schema))
+        writer.write_table(as_table(self._buffer, self._schema))
         self._written += self._buffered
         self._buffer, self._buffered = [], 0
         if self._written >= self._shard_bytes:
@@ -373,21 +360,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _as_table(records: Sequence[FaceRecord], schema: pa.Schema) -> pa.Table:
-    image = pa.StructArray.from_arrays(
-        [
-            pa.array([record.image for record in records], pa.binary()),
-            pa.array([record.path or record.key for record in records], pa.string()),
-        ],
-        fields=list(schema.field("image").type),
-    )
-    columns: dict[str, list[Any]] = {
-        "label": [record.label for record in records],
-        "key": [record.key for record in records],
-        "group": [record.group for record in records],
-        "votes": [record.votes for record in records],
-    }
-    arrays = [image if field.name == "image" else pa.array(columns[field.name], field.type) for field in schema]
-    return pa.table(arrays, schema=schema)

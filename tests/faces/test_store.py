@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,17 +20,17 @@ from ferry.faces import (
     FacesWriter,
     UnlabelledFaces,
     drop_labels,
-    mixing,
     open_faces,
     open_unlabelled,
     read_info,
     require_disjoint,
     require_same_classes,
     shared_faces,
+    shuffle,
     write_faces,
 )
-from ferry.faces.mixing import mixed
-from ferry.faces.schema import anonymous_key
+from ferry.faces.schema import anonymous_key, table_schema
+from ferry.faces.shuffle import memory_of, shuffled
 from PIL import Image
 
 
@@ -171,38 +173,81 @@ def test_the_order_of_faces_whose_labels_were_dropped_does_not_tell_the_classes(
     assert open_unlabelled(tmp_path / "again").keys == copies[0].keys
 
 
-class Kept(list):
-    """A bucket in memory."""
-
-    add, records, discard = list.append, list.__iter__, list.clear
+def by_digest(faces):
+    return sorted(faces, key=lambda record: hashlib.sha256(record.key.encode()).digest())
 
 
-@pytest.mark.parametrize("size", [0, 99, 100, 1000, 10**6])
-def test_mixing_through_buckets_is_sorting_by_digest(size):
-    faces = records(300, labelled=False)
-    buckets = []
-
-    def bucket(number):
-        buckets.append(Kept())
-        return buckets[-1]
-
-    found = list(mixed(iter(faces), size, bucket, sorted_bytes=100))
-    assert found == sorted(faces, key=lambda record: hashlib.sha256(record.key.encode()).digest())
-    assert len(buckets) == {0: 0, 99: 0, 100: 2, 1000: 11, 10**6: 128}[size]
-    assert not any(buckets)
+SHUFFLES = {
+    "none": ([], 1000),
+    "in memory": (records(300, labelled=False), 1 << 30),
+    "buckets": (records(300, labelled=False), 40_000),
+    "buckets of buckets": (records(300, labelled=False), 3000),
+    "labels, groups and votes": (records(60, group="ä", path="p", votes=(0.5,) * 7), 3000),
+    "a face larger than memory": ([FaceRecord(bytes(9000), f"{i}") for i in range(5)], 3000),
+    "copies of a key": ([FaceRecord(b"%d" % i, "same") for i in range(20)], 3000),
+}
 
 
-def test_a_mixed_folder_larger_than_memory_is_the_same_and_leaves_no_bucket(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", SHUFFLES)
+def test_shuffling_through_buckets_is_sorting_by_digest(tmp_path, monkeypatch, name):
+    faces, most = SHUFFLES[name]
+    monkeypatch.setattr(shuffle, "SORTED_BYTES", most)
+    labelled = any(face.label is not None for face in faces)
+    schema = table_schema(EXPRESSIONS if labelled else None, group=labelled, votes=labelled)
+    faces = [replace(face, path=face.path or face.key) for face in faces]
+    assert list(shuffled(iter(faces), sum(map(memory_of, faces)), schema, tmp_path)) == by_digest(faces)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shuffling_holds_no_more_records_than_it_may(tmp_path, monkeypatch):
+    """The sizes of images differ, so that buckets of equal ranges differ, too."""
+    monkeypatch.setattr(shuffle, "SORTED_BYTES", 20_000)
+    monkeypatch.setattr(shuffle, "_MOST_BUCKETS", 4)
+    monkeypatch.setattr(shuffle, "_BUFFERED_BYTES", 0)
+    held = []
+
+    def watched(given, key):
+        given = list(given)
+        held.append(sum(map(memory_of, given)))
+        return sorted(given, key=key)
+
+    monkeypatch.setattr(shuffle, "sorted", watched, raising=False)
+    faces = [FaceRecord(bytes(5000 if i % 50 == 0 else 10), f"{i}", path="p") for i in range(500)]
+    size = sum(map(memory_of, faces))
+    assert list(shuffled(iter(faces), size, table_schema(None), tmp_path)) == by_digest(faces)
+    assert size > 20_000 * 4
+    assert max(held) <= 20_000
+    assert sum(held) == size
+
+
+def test_what_a_record_takes_in_memory_is_not_underestimated():
+    def made():
+        return [
+            FaceRecord(bytes(600), f"face-{i:024x}", path=f"ordner/{i:024x}", group=f"{i:05d}") for i in range(5000)
+        ]
+
+    tracemalloc.start()
+    try:
+        faces = made()
+        order = by_digest(faces)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(order) == 5000
+    assert 0.7 < peak / sum(map(memory_of, faces)) <= 1.0
+
+
+def test_a_shuffled_folder_larger_than_memory_is_the_same_and_leaves_no_bucket(tmp_path, monkeypatch):
     faces = [*records(200, labelled=False), *records(20, 500, labelled=False, group="p")]
     plain, small = tmp_path / "plain", tmp_path / "small"
     for root, most in ((plain, 1 << 30), (small, 4096)):
-        monkeypatch.setattr(mixing, "SORTED_BYTES", most)
-        with FacesWriter(root, classes=None, mix=True, row_group_bytes=2048, shard_bytes=16384) as writer:
+        monkeypatch.setattr(shuffle, "SORTED_BYTES", most)
+        with FacesWriter(root, classes=None, shuffle=True, row_group_bytes=2048, shard_bytes=16384) as writer:
             for record in faces:
                 writer.add("train", record)
             writer.drop("train", [3, 4])
     assert open_unlabelled(plain).digest == open_unlabelled(small).digest
-    assert sorted(open_unlabelled(small).keys) == sorted(record.key for record in faces[:3] + faces[5:])
+    assert open_unlabelled(small).keys == [record.key for record in by_digest(faces[:3] + faces[5:])]
     assert sorted(path.name for path in plain.iterdir()) == sorted(path.name for path in small.iterdir())
 
 

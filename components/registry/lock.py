@@ -1,4 +1,4 @@
-"""One promotion at a time, across processes and machines, with nothing but tags of a registered model.
+"""One promotion or registration at a time, across processes and machines, with nothing but tags of a registered model.
 
 MLflow offers no compare-and-set, so a lock in one shared tag cannot work: between reading "free" and writing "mine"
 another process may do the same. Here every process raises a flag of its own, a tag that nobody else writes, and then
@@ -40,14 +40,14 @@ class Held:
         """Raises RetryableError when others may soon take the lock over: call it before every change."""
         if time.monotonic() > self._deadline:
             raise RetryableError(
-                "Expected `MLflow` to answer within a minute, but got a promotion that took longer. "
+                "Expected `MLflow` to answer within a minute, but got a change of aliases that took longer. "
                 "Look at the aliases with: ferry models, then try again."
             )
 
 
 @contextmanager
 def alone(client: Any, name: str, patience: float = PATIENCE_SECONDS) -> Iterator[Held]:
-    """Holds a registered model for one promotion.
+    """Holds a registered model for one change of its aliases.
 
     Args:
         client: MLflow client.
@@ -69,7 +69,9 @@ def alone(client: Any, name: str, patience: float = PATIENCE_SECONDS) -> Iterato
         finally:
             client.delete_registered_model_tag(name, key)
         if time.monotonic() > end:
-            raise RetryableError(f"Expected `{name}` to be free, but got a promotion under way. Try again in a minute.")
+            raise RetryableError(
+                f"Expected `{name}` to be free, but got a promotion or registration under way. Try again in a minute."
+            )
         time.sleep(random.uniform(0, pause))  # noqa: S311 - any spread will do
         pause = min(2 * pause, 2.0)
 

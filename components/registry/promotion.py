@@ -129,7 +129,8 @@ class Registry:
                 lock.check()
                 self._client.set_registered_model_alias(name, CHAMPION, wanted.version)
                 self._client.set_model_version_tag(name, wanted.version, "ferry.promoted_at", _now())
-            if aliases.get(CHALLENGER) == wanted.version:
+            if self._aliases(name).get(CHALLENGER) == wanted.version:  # as it is now: another may be the challenger
+                lock.check()
                 self._client.delete_registered_model_alias(name, CHALLENGER)
         return self._find(name, wanted.version)
 

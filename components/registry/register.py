@@ -16,6 +16,7 @@ from .. import __version__
 from ..common.files import digest_of, read_json
 from ..training.runs import MODEL_DIGEST, connect, experiment, pages, server_errors
 from .card import ModelCard, make_card
+from .lock import alone
 from .names import check_model_name
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def register(
 
     Raises:
         UserError: The folder holds no whole classifier, or the name or the server cannot be used.
-        RetryableError: The server does not answer; the model stays in its folder.
+        RetryableError: The server does not answer, or a promotion of the same model does not end; the model stays in
+            its folder.
     """
     from ..networks import load_classifier
 
@@ -96,7 +98,9 @@ def register(
             all_tags = {**_tags(info, found, card, _run_key(client, run)), **(tags or {}), _KEY_TAG: key}
             version = _version(client, name, source, run, all_tags)
         _describe(client, replace(card, version=version))
-        client.set_registered_model_alias(name, CHALLENGER, version)
+        with alone(client, name) as lock:  # a promotion may be about to take the alias from the version before
+            lock.check()
+            client.set_registered_model_alias(name, CHALLENGER, version)
     return Registered(name, version, f"models:/{name}/{version}", run)
 
 

@@ -82,6 +82,21 @@ def test_promoting_the_champion_changes_nothing(registry, client):
     assert aliases(client) == {"champion": "2", "previous": "1", "challenger": "3"}
 
 
+@pytest.mark.parametrize("moment", ["set_registered_model_alias", "set_model_version_tag"])
+def test_a_version_that_becomes_challenger_meanwhile_stays_it(registry, client, card, tmp_path, monkeypatch, moment):
+    newer = add_version(client, "faces", tmp_path / "newer", card)
+    change = getattr(registry._client, moment)
+
+    def meanwhile(*given):
+        change(*given)
+        client.set_registered_model_alias("faces", "challenger", newer)
+
+    monkeypatch.setattr(registry._client, moment, meanwhile)
+    found = registry.promote("faces", "3")
+    assert aliases(client) == {"champion": "3", "challenger": newer}
+    assert found.aliases == ("champion",)
+
+
 def test_a_version_may_be_named_by_its_alias(registry, client):
     assert registry.promote("faces", "challenger").version == "3"
     assert aliases(client) == {"champion": "3"}

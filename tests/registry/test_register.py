@@ -5,6 +5,8 @@ import pickletools
 import socket
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from ferry.common.stage import StageRecord
 from ferry.networks import load_classifier, load_info, load_source
 from ferry.registry import Registry
 from ferry.registry import register as module
+from ferry.registry.lock import PREFIX
 from ferry.registry.register import register
 from ferry.registry.stage import register_stage
 from ferry.training.runs import download_model, open_run
@@ -118,6 +121,37 @@ def test_the_next_version_takes_the_alias_over(model, evaluation, uri, quick, tm
     second = register(make_model(tmp_path / "m2", seed=1), evaluation, None, "faces", tracking_uri=uri)
     assert second.version == "2"
     assert aliases(uri) == {"challenger": "2"}
+
+
+def test_the_alias_moves_while_no_promotion_is_under_way(model, evaluation, uri, quick, monkeypatch):
+    connect, flags = module.connect, []
+
+    class Watching(Failing):
+        def _fail(self, *given):
+            flags.extend(tag for tag in self._client.get_registered_model("faces").tags if tag.startswith(PREFIX))
+            self._client.set_registered_model_alias(*given)
+
+    monkeypatch.setattr(
+        module, "connect", lambda *given: Watching(connect(*given), "set_registered_model_alias", Exception())
+    )
+    register(model, evaluation, None, "faces", tracking_uri=uri)
+    assert len(flags) == 1
+    assert aliases(uri) == {"challenger": "1"}
+    assert not any(tag.startswith(PREFIX) for tag in MlflowClient(uri).get_registered_model("faces").tags)
+
+
+def test_during_a_promotion_a_registration_waits_and_can_be_repeated(model, evaluation, uri, quick, monkeypatch):
+    run = open_run(uri, "clup", "run-1", {})
+    client = MlflowClient(uri)
+    client.create_registered_model("faces")
+    client.set_registered_model_tag("faces", f"{PREFIX}other", f"{time.time():.0f}")
+    monkeypatch.setattr(module, "alone", partial(module.alone, patience=0.1))
+    with pytest.raises(RetryableError, match="Expected `faces` to be free"):
+        register(model, evaluation, None, "faces", tracking_uri=uri, run_id=run)
+    assert aliases(uri) == {}
+    client.delete_registered_model_tag("faces", f"{PREFIX}other")
+    assert register(model, evaluation, None, "faces", tracking_uri=uri, run_id=run).version == "1"
+    assert aliases(uri) == {"challenger": "1"}
 
 
 @pytest.mark.parametrize(

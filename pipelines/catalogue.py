@@ -77,7 +77,7 @@ PIPELINES = {
         "clup",
         "Adapt a model to unlabelled faces with CluP, evaluate, report and register it",
         "clup",
-        ("target", "source", "holdout"),
+        ("target", "source", "holdout", "target_labels"),
     ),
     "source": PipelineInfo("source", "Train a source model on labelled faces", "source", ("faces",)),
 }

@@ -13,6 +13,7 @@ from ..labelling.component import pseudo_label
 from ..networks.component import import_model
 from ..pretraining.component import pretrain
 from ..registry.component import register
+from .preflight import check_parameters
 
 
 @dsl.pipeline(name="clup")
@@ -29,6 +30,7 @@ def clup(
     holdout_max_skipped: float = 0.05,
     holdout_allow_overlap: bool = False,
     holdout_classes: str = "",
+    target_labels: str = "",
     labelling_score: str = "purity",
     labelling_teacher: str = "auto",
     labelling_preset: str = "clean",
@@ -65,6 +67,8 @@ def clup(
         holdout_max_skipped: [optional] Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
         holdout_classes: [optional] Classes of the holdout that count, separated by commas; empty for all.
+        target_labels: [optional] Labelled faces of the target itself, to judge the pseudo-labels in the report; no training
+            sees them; read as the target is.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: [optional] Who labels: source, adabn (source with the target's statistics), or auto: adabn
             where it can be made.
@@ -88,8 +92,16 @@ def clup(
         precision: [optional] auto, fp32, bf16, fp16 or measure.
         seed: [optional] Fixes the run.
     """
-    unlabelled = import_target(source=target, layout=target_layout, split=target_split, max_skipped=target_max_skipped)
-    given = import_model(source=source, trust=source_trust)
+    values = dict(locals())
+    checked = check_parameters(**values)
+    unlabelled = import_target(
+        source=target,
+        layout=target_layout,
+        split=target_split,
+        max_skipped=target_max_skipped,
+        min_faces=checked.output,
+    )
+    given = import_model(source=source, trust=source_trust).after(checked)
     labelled = import_holdout(
         target=unlabelled.outputs["faces"],
         model=given.outputs["model"],
@@ -98,6 +110,9 @@ def clup(
         split=holdout_split,
         max_skipped=holdout_max_skipped,
         allow_overlap=holdout_allow_overlap,
+        target_labels=target_labels,
+        target_labels_layout=target_layout,
+        target_labels_split=target_split,
     )
     inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
     statistics = re_estimate_statistics(**inputs)
@@ -194,6 +209,45 @@ def check(values: Mapping[str, Any]) -> None:
     _check_scored(values)
     _check_foreign(values)
     _check_name(values["model_name"])
+
+
+def preflight(values: Mapping[str, Any]) -> int:
+    """Checks the values of a run that no command of Ferry has started, in a pod that may not see every path.
+
+    Args:
+        values: All parameters.
+
+    Returns:
+        How many faces the target must have at least for these values.
+
+    Raises:
+        UserError: A value is not one of its choices or out of range.
+    """
+    from .catalogue import check_number
+
+    for name, value in values.items():
+        check_number(name, value)
+    init = values["pretraining_init"]
+    check({**values, "pretraining_init": "auto" if "/" in init else init})
+    return least_faces(values)
+
+
+def least_faces(values: Mapping[str, Any]) -> int:
+    """Returns how many faces the target must have for the clusters, the prototypes and one batch.
+
+    Args:
+        values: All parameters, checked.
+    """
+    from ..labelling.config import PRESETS
+    from ..pretraining.config import preset
+
+    labelling = PRESETS[values["labelling_preset"]]()
+    needed = [values["labelling_clusters"] or labelling.clusters or 1]
+    if values["pretraining"] != "none":
+        changes = {name: values[f"pretraining_{name}"] for name in ("batch_size", "prototypes")}
+        config = preset(values["pretraining"], values["pretraining_preset"], **changes)
+        needed += [config.batch_size, config.prototypes]
+    return max(needed)
 
 
 def _check_pretraining(values: Mapping[str, Any]) -> None:

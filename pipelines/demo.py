@@ -80,6 +80,7 @@ def _demo(home: Home, seed: int, say: Callable[[str], None] | None, changes: dic
     parameters = {
         "target": str(target_faces),
         "holdout": str(target_faces),
+        "target_labels": str(target_faces),
         "source": str(trained.artifact("train-source", "model")),
         "seed": seed,
         **CLUP_PARAMETERS,

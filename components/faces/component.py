@@ -12,6 +12,7 @@ def import_target(
     layout: str = "auto",
     split: str = "train",
     max_skipped: float = 0.05,
+    min_faces: int = 0,
 ) -> None:
     """Import unlabelled target faces; labels that the layout may have are dropped.
 
@@ -21,13 +22,15 @@ def import_target(
         layout: Name of the layout, or auto.
         split: The split to take where the layout has several; empty takes all.
         max_skipped: Largest share of faces that may be skipped, as broken files and the like are.
+        min_faces: How many faces the settings of later stages need.
     """
     from ferry.common.stage import stage
     from ferry.faces.stage import target_stage
 
     with stage("import-target") as record:
         choices: dict[str, str] = dict(layout=layout, split=split)
-        faces.metadata.update(target_stage(source, faces.path, record, max_skipped=max_skipped, **choices))
+        limits = max_skipped, min_faces
+        faces.metadata.update(target_stage(source, faces.path, record, *limits, **choices))
 
 
 @dsl.component(base_image=image("slim"), install_kfp_package=False)

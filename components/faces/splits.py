@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 TRAIN, TEST, VALIDATION = "train", "test", "validation"
+TARGET = "target"
+"""Split of a holdout that holds those faces of the target whose label is known."""
 
 _KEEP_ORDER = (TRAIN, VALIDATION, TEST)
 

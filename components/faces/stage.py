@@ -16,16 +16,20 @@ from .duplicates import NO_LABEL, labels_by_picture, require_disjoint, shared_fa
 from .importing import DUPLICATES_FILE, SKIPPED_FILE, import_faces
 from .report import ImportReport
 from .schema import EXPRESSIONS, FaceRecord
-from .splits import TEST, TRAIN
+from .splits import TARGET, TEST, TRAIN
 from .store import LabelledFaces, open_faces, open_unlabelled, read_info
 from .writer import FacesWriter, write_faces
 
-TARGET = "target"
-"""Split of a holdout that holds those faces of the target whose label is known."""
-
 
 def target_stage(
-    source: str, output: Path | str, record: StageRecord, *, layout: str, split: str, max_skipped: float = 0.05
+    source: str,
+    output: Path | str,
+    record: StageRecord,
+    max_skipped: float = 0.05,
+    min_faces: int = 0,
+    *,
+    layout: str,
+    split: str,
 ) -> dict[str, Any]:
     """Imports unlabelled faces; a label that the layout may have is dropped before anything is written.
 
@@ -33,17 +37,26 @@ def target_stage(
         source: Folder, file, or s3://bucket/prefix.
         output: The Faces folder to make.
         record: Receives warnings and facts.
+        max_skipped: Largest share of faces that may be skipped.
+        min_faces: How many faces the settings of later stages need.
         layout: Name of the layout, or auto.
         split: The split to take; empty takes all, as one.
-        max_skipped: Largest share of faces that may be skipped.
 
     Returns:
         Metadata of the artifact.
+
+    Raises:
+        UserError: The faces cannot be imported, or are too few.
     """
     # Copies between splits do not matter here: they become one split, and the holdout is compared on its own.
-    wanted = {"max_skipped": max_skipped, **_wanted(split, TRAIN)}
+    wanted = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
     with named_as("target"):
         report = import_faces(source, output, layout, labels="drop", overlap="allow", overwrite=True, **wanted)
+    found = sum(report.images.values())
+    if found < min_faces:
+        rule = f"at least {min_faces:,} faces, the most of labelling_clusters, pretraining_prototypes and one batch"
+        fix = "Add faces, or lower those (labelling_preset=released clusters into 1,000)."
+        raise expected("target", rule, f"{found:,} faces", fix)
     return _describe(report, record)
 
 

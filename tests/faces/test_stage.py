@@ -160,6 +160,13 @@ def test_an_error_of_the_import_names_the_parameter_that_holds_the_path(tmp_path
         target_stage(str(tmp_path / "nothing"), tmp_path / "target", StageRecord("t"), layout="auto", split="")
 
 
+def test_fewer_faces_than_the_settings_need_end_the_import(source, tmp_path):
+    choices = {"layout": "auto", "split": "train"}
+    with pytest.raises(UserError, match=r"Expected `target` to be at least 15 faces.*but got '14 faces'"):
+        target_stage(str(source), tmp_path / "target", StageRecord("t"), min_faces=15, **choices)
+    assert target_stage(str(source), tmp_path / "target", StageRecord("t"), min_faces=14, **choices)["images"] == 14
+
+
 def import_labels(labels, folder, target, source="", **choices):
     record = StageRecord("import-holdout")
     settings = {"layout": "auto", "split": "test", "allow_overlap": False, "target_labels": str(labels), **choices}

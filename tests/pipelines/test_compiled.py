@@ -163,7 +163,24 @@ def test_only_evaluation_sees_the_holdout():
         for entry in values.get("inputs", {}).get("parameters", {}).values():
             if entry.get("componentInputParameter", "").startswith("holdout"):
                 touching.add(task)
-    assert touching == {"import-holdout", "evaluate"}
+    assert touching - {"check-parameters"} == {"import-holdout", "evaluate"}
+    assert not spec("clup")["components"]["comp-check-parameters"]["inputDefinitions"].get("artifacts")
+
+
+def test_the_first_stage_checks_every_parameter_and_nothing_is_read_before_it_is_done():
+    tasks = spec("clup")["root"]["dag"]["tasks"]
+    wanted = spec("clup")["root"]["inputDefinitions"]["parameters"]
+    found = spec("clup")["components"]["comp-check-parameters"]["inputDefinitions"]["parameters"]
+    assert {name: entry["parameterType"] for name, entry in found.items()} == {
+        name: entry["parameterType"] for name, entry in wanted.items()
+    }
+    for name, entry in wanted.items():
+        marked = " ".join(entry["description"].split())
+        assert marked.partition("] ")[2] == " ".join(found[name]["description"].split())
+    given = tasks["check-parameters"]["inputs"]["parameters"]
+    assert given == {name: {"componentInputParameter": name} for name in wanted}
+    roots = {name for name, task in tasks.items() if not task.get("dependentTasks")}
+    assert roots == {"check-parameters"}
 
 
 def test_everything_that_asks_the_outside_world_is_never_cached():

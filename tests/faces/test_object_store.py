@@ -711,6 +711,9 @@ def weed(tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)  # it does not end in time on SIGTERM
         process.wait()
+        for port in ports.values():
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink()
 
 
 def _wait_until_writable(endpoint, process, log):

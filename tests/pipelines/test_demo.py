@@ -70,7 +70,7 @@ def test_it_leaves_a_report_a_registered_model_and_short_hand_overs(shown):
     assert record["status"] == shown[0]["source"]["status"] == "done"
     assert Path(record["report"]).read_text().startswith("<!doctype html>")
     assert record["model"]["name"] == "ferry-demo"
-    assert record["overhead_seconds"] < record["seconds"] / 2
+    assert 0 < sum(shown[0][run]["overhead_seconds"] for run in ("source", "clup")) < 60
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

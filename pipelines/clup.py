@@ -67,8 +67,8 @@ def clup(
         holdout_max_skipped: [optional] Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.
         holdout_classes: [optional] Classes of the holdout that count, separated by commas; empty for all.
-        target_labels: [optional] Labelled faces of the target itself, read as the target is, to judge the pseudo-labels in
-            the report; no training sees them.
+        target_labels: [optional] Labelled faces of the target itself, read as the target is; the report judges the
+            pseudo-labels; no training sees them.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: [optional] Who labels: source, adabn (source with the target's statistics), or auto: adabn
             where it can be made.

@@ -56,8 +56,8 @@ def check_parameters(
         holdout_max_skipped: Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: Go on although pictures are in both target and holdout.
         holdout_classes: Classes of the holdout that count, separated by commas; empty for all.
-        target_labels: Labelled faces of the target itself, read as the target is, to judge the pseudo-labels in
-            the report; no training sees them.
+        target_labels: Labelled faces of the target itself, read as the target is; the report judges the
+            pseudo-labels; no training sees them.
         labelling_score: purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: Who labels: source, adabn (source with the target's statistics), or auto: adabn
             where it can be made.

@@ -28,9 +28,10 @@ def import_target(
     from ferry.faces.stage import target_stage
 
     with stage("import-target") as record:
-        choices: dict[str, str] = dict(layout=layout, split=split)
-        limits = max_skipped, min_faces
-        faces.metadata.update(target_stage(source, faces.path, record, *limits, **choices))
+        found = target_stage(
+            source, faces.path, record, layout=layout, split=split, max_skipped=max_skipped, min_faces=min_faces
+        )
+        faces.metadata.update(found)
 
 
 @dsl.component(base_image=image("slim"), install_kfp_package=False)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..common.errors import expected
-from ..common.files import atomic_folder, digest_of_file, read_json, write_json
+from ..common.files import atomic_folder, digest_of, digest_of_file, read_json, write_json
 
 FORMAT_VERSION = 1
 TABLE_FILE = "labels.parquet"
@@ -86,6 +86,11 @@ class PseudoLabels:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over keys, labels and which are kept: what a training on these labels depends on."""
+        return digest_of([list(self.keys), self.columns.label, self.columns.kept])
 
     def align(self, keys: Sequence[str]) -> PseudoLabels:
         """Returns the same labels in the order of `keys`, which may leave images out.

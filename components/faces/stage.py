@@ -25,11 +25,11 @@ def target_stage(
     source: str,
     output: Path | str,
     record: StageRecord,
-    max_skipped: float = 0.05,
-    min_faces: int = 0,
     *,
     layout: str,
     split: str,
+    max_skipped: float = 0.05,
+    min_faces: int = 0,
 ) -> dict[str, Any]:
     """Imports unlabelled faces; a label that the layout may have is dropped before anything is written.
 
@@ -37,10 +37,10 @@ def target_stage(
         source: Folder, file, or s3://bucket/prefix.
         output: The Faces folder to make.
         record: Receives warnings and facts.
-        max_skipped: Largest share of faces that may be skipped.
-        min_faces: How many faces the settings of later stages need.
         layout: Name of the layout, or auto.
         split: The split to take; empty takes all, as one.
+        max_skipped: Largest share of faces that may be skipped.
+        min_faces: How many faces the settings of later stages need.
 
     Returns:
         Metadata of the artifact.
@@ -49,7 +49,7 @@ def target_stage(
         UserError: The faces cannot be imported, or are too few.
     """
     # Copies between splits do not matter here: they become one split, and the holdout is compared on its own.
-    wanted = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
+    wanted: dict[str, Any] = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
     with named_as("target"):
         report = import_faces(source, output, layout, labels="drop", overlap="allow", overwrite=True, **wanted)
     found = sum(report.images.values())
@@ -103,7 +103,7 @@ def holdout_stage(
             of the target is in `target_labels`.
     """
     if source:
-        wanted = {"max_skipped": max_skipped, "take": split, "merge": TEST}
+        wanted: dict[str, Any] = {"max_skipped": max_skipped, "take": split, "merge": TEST}
         with named_as("holdout"):
             report = import_faces(source, output, layout, overlap="allow", overwrite=True, **wanted)
         _require_classes(report, "holdout", source, classes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..common.checkpoints import checkpoint_path
-from ..common.errors import expected
+from ..common.errors import UserError, expected
+from ..common.files import write_text
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import LabelledFaces, import_faces, open_faces
@@ -58,7 +60,7 @@ def train_source_stage(
     with TemporaryDirectory(prefix="ferry-source-") as folder:
         cache = Path(folder) / "cache"
         wanted: dict[str, Any] = {"max_skipped": max_skipped, **({"take": split} if split else {"merge": TRAIN})}
-        with named_as("faces"):
+        with _listing_kept(Path(folder), Path(output)), named_as("faces"):
             found = reader(layout, source, cache)
             report = import_faces(source, Path(folder) / "faces", found, overlap="allow", **wanted)
         if report.classes is None:
@@ -67,6 +69,20 @@ def train_source_stage(
         for warning in report.warnings:
             record.warn(warning)
         train_on(open_faces(report.output), output, architecture, config, record, cache=cache)
+
+
+@contextmanager
+def _listing_kept(folder: Path, output: Path) -> Iterator[None]:
+    """Puts the list of skipped faces, which an error names, beside `output`: the folder of the import goes."""
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for path in folder.glob("*.csv"):
+            kept = output.with_name(path.name)
+            write_text(kept, path.read_text(encoding="utf-8"))
+            message = message.replace(str(path), str(kept))
+        raise UserError(message) from None
 
 
 def train_on(

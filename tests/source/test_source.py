@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -207,8 +208,10 @@ def test_too_many_broken_files_name_the_pipelines_parameter_and_can_be_allowed(t
             (folder / f"{i}.png").write_bytes(encode_png(face))
         (folder / "broken.png").write_bytes(b"not a picture")
     given = str(tmp_path / "pictures"), "folder", "", tmp_path / "model"
-    with pytest.raises(UserError, match=r"7 of 63.*allow more with -p faces_max_skipped=0\.2"):
+    with pytest.raises(UserError, match=r"7 of 63.*allow more with -p faces_max_skipped=0\.2") as error:
         train_source_stage(*given, StageRecord("s"), TINY, CHOICES)
+    listed = Path(str(error.value).rpartition("listed in ")[2].rstrip("."))
+    assert len(listed.read_text().splitlines()) == 8
     train_source_stage(*given, StageRecord("s"), TINY, CHOICES, max_skipped=0.2)
     assert load_training(tmp_path / "model")["images"] == 56
 

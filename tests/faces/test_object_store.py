@@ -697,7 +697,15 @@ def weed(tmp_path):
     names = ("master.port", "volume.port", "filer.port", "s3.port", "master.port.grpc", "volume.port.grpc")
     names += ("filer.port.grpc", "s3.port.grpc")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [binary, "server", f"-dir={tmp_path / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+    command = [
+        binary,
+        f"-logdir={tmp_path}",
+        "server",
+        f"-dir={tmp_path / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-s3",
+    ]
     command += [f"-s3.config={tmp_path / 's3.json'}", "-volume.max=300", "-master.volumeSizeLimitMB=64"]
     command += [f"-{name}={port}" for name, port in ports.items()]
     with open(tmp_path / "weed.log", "wb") as log:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from ..common.errors import FerryError, RetryableError, UserError, disk_errors, expected, unknown
 from ..common.files import atomic_folder, read_json
+from .store import database_of, first_line, look_at, store_errors, store_lock
 
 logger = logging.getLogger("ferry")
 
@@ -88,7 +89,7 @@ def connect(uri: str = "", advice: str = "Start the server and try again.") -> A
 
     Raises:
         UserError: There is no URI, or MLflow cannot use it.
-        RetryableError: The server does not answer.
+        RetryableError: The server does not answer, or the store is locked or its disk full.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
@@ -105,29 +106,13 @@ def connect(uri: str = "", advice: str = "Start the server and try again.") -> A
     for name in ("mlflow", "alembic"):  # they would announce every table and every version that they make
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
-    from sqlalchemy.exc import SQLAlchemyError
 
-    with server_errors(advice), _store_lock(uri):
-        try:
-            client = MlflowClient(uri)
-            if _database(uri) is not None:
-                client.search_registered_models(max_results=1)  # opens the store, hence makes its tables, in the lock
-        except SQLAlchemyError as error:
-            raise _store_error(uri, error, advice) from None
+    with server_errors(advice), store_lock(uri), store_errors(uri, advice):
+        look_at(uri)
+        client = MlflowClient(uri)
+        if database_of(uri) is not None:
+            client.search_registered_models(max_results=1)  # opens the store, hence makes its tables, in the lock
     return client
-
-
-def _store_error(uri: str, error: Exception, advice: str) -> FerryError:
-    """Returns the error for a database that MLflow cannot open: full disks pass, damaged files do not."""
-    if "disk is full" in str(error):
-        return RetryableError(
-            f"Expected `disk` to be large enough for {_database(uri) or uri}, but got '{_first(error)}'. "
-            "Free some space and run the same command again."
-        )
-    database = _database(uri)
-    fix = advice if database is None else f"Move {database} away: a new store is made, and runs keep their run.json."
-    got = f"{_without_password(uri)}: {_first(error)}"
-    return expected("MLFLOW_TRACKING_URI", "a store that MLflow can open", got, fix)
 
 
 @contextmanager
@@ -147,15 +132,15 @@ def server_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except RequestException as error:
-        raise RetryableError(f"Expected `MLflow` to answer, but got {_first(error)}. {advice}") from error
+        raise RetryableError(f"Expected `MLflow` to answer, but got {first_line(error)}. {advice}") from error
     except MlflowException as error:
         if error.error_code in _PASSING:
-            raise RetryableError(f"Expected `MLflow` to answer, but got {_first(error)}. {advice}") from error
+            raise RetryableError(f"Expected `MLflow` to answer, but got {first_line(error)}. {advice}") from error
         if error.error_code in _REFUSED:
             fix = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN."
-            raise expected("MLFLOW_TRACKING_URI", "a server that lets you in", _first(error), fix) from error
+            raise expected("MLFLOW_TRACKING_URI", "a server that lets you in", first_line(error), fix) from error
         fix = "See the documentation of the MLflow server and its version."
-        raise expected("MLflow request", "accepted", _first(error), fix) from error
+        raise expected("MLflow request", "accepted", first_line(error), fix) from error
 
 
 def experiment(client: Any, uri: str = "", artifacts: Path | None = None) -> str:
@@ -177,10 +162,10 @@ def experiment(client: Any, uri: str = "", artifacts: Path | None = None) -> str
         return given
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _EXPERIMENT
-    database = _database(uri)
+    database = database_of(uri)
     place = artifacts or (database.parent / STORE_FOLDER if database is not None else None)
     location = place.absolute().as_uri() if place is not None and database is not None else None
-    with _store_lock(uri):
+    with store_lock(uri):
         found = client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -347,36 +332,3 @@ def _download(place: str, tracking_uri: str, folder: Path, digest: str) -> None:
 
 def _is_whole(folder: Path) -> bool:
     return (folder / _INFO).is_file() and (folder / _WEIGHTS).is_file()
-
-
-def _database(uri: str) -> Path | None:
-    """Returns the file of a SQLite store, or None."""
-    path = uri.removeprefix("sqlite:///").split("?")[0] if uri.startswith("sqlite:///") else ""
-    return Path(path) if path and path != ":memory:" else None
-
-
-@contextmanager
-def _store_lock(uri: str) -> Iterator[None]:
-    """Lets one process at a time make tables in a new SQLite store: two at once crash each other."""
-    database = _database(uri)
-    if database is None:
-        yield
-        return
-    import fcntl
-
-    with disk_errors(f"MLflow store {database}"):
-        database.parent.mkdir(parents=True, exist_ok=True)
-        file = open(database.with_name(database.name + ".lock"), "w")  # noqa: SIM115 - closed below
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _first(error: Exception) -> str:
-    """Returns the first line of an error's message, at most 300 characters, without passwords in addresses."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return _without_password(line)[:300].rstrip(".")
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from ferry.common.errors import RetryableError, UserError
-from ferry.training import runs
+from ferry.training import runs, store
 from ferry.training.tracking import RunStore
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -228,10 +229,74 @@ def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
     assert Path(tmp_path / "new" / "mlartifacts").as_uri() in client.get_experiment_by_name("ferry").artifact_location
 
 
-def test_a_damaged_store_is_named_with_what_to_do(tmp_path):
-    (tmp_path / "mlflow.db").write_text("no database " * 100)
-    with pytest.raises(UserError, match=r"a store that MLflow can open, but got .*mlflow\.db.*Move .*mlflow\.db away"):
+def test_a_damaged_store_is_named_with_what_to_do(empty_store, tmp_path):
+    whole = empty_store.read_bytes()
+    for content in (b"no database " * 100, whole[: len(whole) // 2]):
+        (tmp_path / "mlflow.db").write_bytes(content)
+        with pytest.raises(UserError, match=r"a store that MLflow can open, but got .*mlflow\.db") as caught:
+            runs.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert f"Restore it from a backup, or move {tmp_path / 'mlflow.db'} away" in str(caught.value)
+        assert "without the models" in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_a_path_that_cannot_be_opened_is_to_be_checked_and_found_at_once(tmp_path):
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(UserError, match=r"unable to open.*Check the path: .*mlflow\.db must be a file") as caught:
         runs.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert "away" not in str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_a_locked_store_can_pass_and_nobody_is_told_to_move_it_away(uri, monkeypatch):
+    monkeypatch.setattr(store, "_STORE_SECONDS", 0.1)
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RetryableError, match=r"a store that is free, but got .*mlflow\.db: .*is locked") as caught:
+            runs.connect(uri)
+        assert caught.value.exit_code == 75
+        assert "away" not in str(caught.value)
+        assert "run the same command again" in str(caught.value)
+        other.execute("ROLLBACK")
+    assert runs.connect(uri) is not None
+
+
+def test_a_store_of_a_newer_mlflow_is_left_alone(uri):
+    with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'feedc0ffee12'")
+        database.execute("DROP TABLE registered_model_aliases")  # else MLflow does not look at the version
+        database.commit()
+    with pytest.raises(UserError, match=r"a store that MLflow can open.*feedc0ffee12.*is as it was") as caught:
+        runs.connect(uri)
+    assert "away" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "fix"),
+    [
+        ("database is locked", RetryableError, "run the same command again"),
+        ("database table is locked", RetryableError, "run the same command again"),
+        ("database is busy", RetryableError, "run the same command again"),
+        ("unable to open database file", UserError, "Check the path"),
+        ("attempt to write a readonly database", UserError, "Check the path"),
+        ("database disk image is malformed", UserError, "mlflow.db away"),
+        ("file is not a database", UserError, "mlflow.db away"),
+        ("no such table: experiments", UserError, "is as it was"),
+    ],
+)
+def test_what_a_database_says_decides_what_to_do(tmp_path, monkeypatch, said, kind, fix):
+    import mlflow
+    from sqlalchemy.exc import OperationalError
+
+    def refuse(uri):
+        raise OperationalError("SELECT 1 -- is locked, not a database", {}, Exception(said))
+
+    monkeypatch.setattr(mlflow, "MlflowClient", refuse)
+    with pytest.raises(kind) as caught:
+        runs.connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert said in str(caught.value)
+    assert fix in str(caught.value)
+    assert ("away" in str(caught.value)) == ("away" in fix)
 
 
 def test_a_full_disk_under_the_store_can_pass(tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ _ROW_OVERHEAD = 200  # bytes that one record costs beside its image and key; kee
 class FacesWriter:
     """Writes a Faces folder as a stream; the folder appears whole when the block ends, or not at all.
 
-    Memory is bounded: one row group per split, and some 50 MB more at the end where `shuffle` asks for another order.
+    Memory is bounded: one row group per split, and some 40 MB more at the end where `shuffle` asks for another order.
     The columns ``group`` and ``votes`` appear as soon as one record has them; what was written before is then rewritten
     at the end, so that all shards share one schema.
 

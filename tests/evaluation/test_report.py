@@ -262,6 +262,21 @@ def test_a_collapsed_pretraining_is_a_warning(few):
     assert "it learned nothing" in Page(render_report(replace(few, histories=[stuck]))).text
 
 
+def test_reads_on_a_phone_and_on_paper(html):
+    """What only a browser shows is checked by eye; these are the rules without which it cannot be right."""
+    assert ("meta", "content", "width=device-width, initial-scale=1") in Page(html).attributes
+    style = html[html.index("<style>") : html.index("</style>")]
+    phone, paper = (style[style.index(f"@media {kind}") :] for kind in ("(max-width: 560px)", "print"))
+    assert "font-size" in phone[: phone.index("@media print")]
+    assert "@page" in paper
+    assert re.search(r"nav \{ display: none; \}", paper)
+    assert re.search(
+        r"td small, tbody th small \{ font-size: [.\d]+em; \}", paper
+    )  # of the table's size, not the page's
+    assert re.search(r"\.parts \{ grid-template-columns: 1fr;", paper)
+    assert re.search(r"\.scroll \{ overflow: visible;", paper)  # nothing can be scrolled on paper
+
+
 def test_broken_histories_do_not_break_the_page(few):
     odd = [
         History("empty", []),

@@ -11,7 +11,6 @@ import numpy as np
 
 from ..common.checkpoints import checkpoint_path
 from ..common.errors import expected
-from ..common.files import digest_of
 from ..common.parameters import from_mapping
 from ..common.stage import StageRecord
 from ..faces import open_unlabelled
@@ -79,7 +78,7 @@ def fine_tuning_stage(
     lineage = {
         "source": source.digest,
         "target": faces.digest,
-        "labels": digest_of([list(labels.keys), labels.columns.label, labels.columns.kept]),
+        "labels": labels.digest,
         "pretrained": used.info.digest if used is not None else "none",
     }
     determined_by: dict[str, Any] = {"config": asdict(config), "architecture": asdict(network.architecture), **lineage}

@@ -67,6 +67,7 @@ def labelling_stage(
         model = load_imported(models[teacher])
         logits, features = teacher_outputs(model, faces.pixels(model.input_size, model.channels), config.view, seed)
         found = pseudo_labels(logits, features, faces.keys, model.classes, config)
+    found.summary["teacher"] = teacher
     found.save(output)
     kept, lost = int(found.columns.kept.sum()), found.summary["lost_classes"]
     others = [name for name in sorted(models) if name != teacher and not skipped_reason(models[name])]

@@ -39,4 +39,4 @@ def import_model_stage(source: str, output: Path | str, record: StageRecord, tru
             shutil.copytree(path, folder, dirs_exist_ok=True)
     load_source(output, trust)
     record.facts.update(classes=list(model.classes), input_size=model.input_size, digest=model.digest)
-    return {"classes": ", ".join(model.classes), "digest": model.digest}
+    return {"classes": ", ".join(model.classes), "digest": model.digest, "source": source}

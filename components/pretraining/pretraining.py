@@ -33,12 +33,14 @@ class Pretrained:
         result: What the loop reported.
         config: The complete settings, with what the rules filled in.
         warnings: What people should know.
+        collapse: Signs of collapse that the last record shows, each as a sentence; they are among the warnings too.
     """
 
     encoder: Encoder
     result: TrainResult
     config: PretrainingConfig
     warnings: list[str]
+    collapse: list[str]
 
 
 def pretrain(
@@ -70,7 +72,7 @@ def pretrain(
     last = next((record for record in reversed(result.history) if record["kind"] == "step"), {"step": 0})
     shown = method.collapse.signs({name: value for name, value in last.items() if isinstance(value, (int, float))})
     warnings += [f"The pretraining ended with a sign of collapse. {sentence}" for sentence in shown.values()]
-    return Pretrained(encoder.cpu(), result, config, warnings)
+    return Pretrained(encoder.cpu(), result, config, warnings, list(shown.values()))
 
 
 def make_method(encoder: Encoder, config: PretrainingConfig, images: int, size: int) -> SwAV | DeepClusterV2:
@@ -131,17 +133,25 @@ def pretrain_stage(
         )
         for warning in done.warnings:
             record.warn(warning)
-        facts = {"chance_loss": chance_loss(done.config.prototypes), "prototypes": done.config.prototypes}
+        prototypes = done.config.prototypes
+        facts = {"chance_loss": chance_loss(prototypes), "prototypes": prototypes, "collapse": done.collapse}
         save_trained(
             done.encoder,
             output,
             done.result,
             method=config.method,
             lineage={"target": faces.digest, "start": determined_by["start"]},
-            settings=asdict(done.config),
+            settings={**asdict(done.config), "init": first_weights(model, config)},
             facts=facts,
         )
     record.facts.update(facts, images_per_second=round(done.result.images / max(done.result.seconds, 1e-9), 1))
+
+
+def first_weights(model: SourceModel, config: PretrainingConfig) -> str:
+    """Returns the ``init`` of the settings; for ``auto``, ``source`` where its weights are known, else ``random``."""
+    if config.init != "auto":
+        return config.init
+    return "random" if model.classifier is None else "source"
 
 
 def first_encoder(model: SourceModel, config: PretrainingConfig, *, input_size: int = 0, backbone: str = "") -> Encoder:
@@ -158,9 +168,7 @@ def first_encoder(model: SourceModel, config: PretrainingConfig, *, input_size: 
         UserError: The source model has no weights to start from, or the folder holds no model.
     """
     classifier = model.classifier
-    init = config.init
-    if init == "auto":
-        init = "source" if classifier is not None and not input_size and not backbone else "random"
+    init = "random" if config.init == "auto" and (input_size or backbone) else first_weights(model, config)
     if init == "source":
         if classifier is None:
             fix = "A foreign model gives no weights: choose random, or a saved encoder."

@@ -37,7 +37,9 @@ def models(tmp_path_factory):
 def labels_of(target, models, teacher, output, **changes):
     record = StageRecord("pseudo-label")
     labelling_stage(target, models, teacher, output, record, **{**CHOICES, **changes})
-    return PseudoLabels.load(output).columns.teacher.tolist(), record.facts["teacher"]
+    found = PseudoLabels.load(output)
+    assert found.summary["teacher"] == record.facts["teacher"]
+    return found.columns.teacher.tolist(), record.facts["teacher"]
 
 
 def test_auto_takes_the_teacher_with_the_targets_statistics(target, models, tmp_path):

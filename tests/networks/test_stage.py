@@ -37,6 +37,7 @@ def test_a_model_of_ferry_is_copied_and_its_classes_are_told(own, tmp_path):
     record = StageRecord("import-model")
     found = import_model_stage(str(own), tmp_path / "model", record)
     assert found["classes"].split(", ") == record.facts["classes"] == list(EXPRESSIONS)
+    assert found["source"] == str(own)
     assert load_imported(tmp_path / "model").digest == load_source(own).digest == found["digest"]
 
 

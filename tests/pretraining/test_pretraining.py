@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ferry.common.errors import TrainingDiverged, UserError
@@ -13,6 +15,7 @@ from ferry.networks.sources import FerrySource
 from ferry.networks.trained import load_training, skipped_reason
 from ferry.pretraining import first_encoder, preset, pretrain
 from ferry.pretraining.config import chance_loss
+from ferry.pretraining.pretraining import first_weights
 from ferry.pretraining.stage import run_stage
 
 ARCHITECTURE = Architecture(name="resnet10", width=4, input_size=16)
@@ -48,6 +51,8 @@ def test_the_stage_writes_an_encoder_with_its_history_and_lineage(faces, source,
     assert info.lineage == {"target": open_unlabelled(faces).digest, "start": load_encoder(source).info.digest}
     assert training["chance_loss"] == pytest.approx(chance_loss(8))
     assert training["settings"]["prototypes"] == training["prototypes"] == record.facts["prototypes"] == 8
+    assert training["settings"]["init"] == "source"  # what auto came to
+    assert training["collapse"] == record.facts["collapse"] == []
     epoch = training["history"][-1]
     assert {"loss", "max_code", "perplexity", "rank", "spread", "prototype_spread"} <= set(epoch)
     assert bool(torch.isfinite(load_encoder(tmp_path / "out")(torch.zeros(2, 1, 16, 16))).all())
@@ -141,7 +146,13 @@ def test_projector_and_prototypes_depend_on_the_seed_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_training_shorter_than_the_patience_that_ends_collapsed_says_so(monkeypatch):
+def test_auto_is_random_where_the_sources_weights_are_not_known():
+    auto, foreign = preset("swav", "small"), SimpleNamespace(classifier=None)
+    assert (auto.init, first_weights(foreign, auto)) == ("auto", "random")
+    assert first_weights(foreign, dataclasses.replace(auto, init="/some/encoder")) == "/some/encoder"
+
+
+def test_a_training_shorter_than_the_patience_that_ends_collapsed_says_so(faces, source, tmp_path, monkeypatch):
     import ferry.pretraining.pretraining as module
 
     def merged(*given):
@@ -151,9 +162,11 @@ def test_a_training_shorter_than_the_patience_that_ends_collapsed_says_so(monkey
 
     original = module.make_method
     monkeypatch.setattr(module, "make_method", merged)
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 1, 16, 16), dtype=np.uint8)
-    done = pretrain(build_encoder(ARCHITECTURE, 0), pixels, preset("swav", "small", **QUICK), classes=7)
-    assert "ended with a sign of collapse. Expected `loss` to fall below ln K" in done.warnings[0]
+    record = StageRecord("pretrain")
+    run_stage(faces, source, tmp_path / "out", record, method="swav", name="small", **QUICK)
+    (sign,) = load_training(tmp_path / "out")["collapse"]
+    assert sign.startswith("Expected `loss` to fall below ln K")
+    assert record.warnings == [f"The pretraining ended with a sign of collapse. {sign}"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -90,14 +89,18 @@ def evidence_alarms(source: Metrics, adapted: Metrics, name: str = "the model") 
     return alarms
 
 
-def collapse_alarm(loss: float, prototypes: int, name: str) -> list[Alarm]:
-    """Reports a pretraining whose last loss is that of a uniform guess over the prototypes, ln K."""
-    bound = math.log(prototypes) if prototypes > 1 else math.inf
-    if not math.isfinite(loss) or loss < bound - 0.02:
+def collapse_alarms(signs: Sequence[str], name: str) -> list[Alarm]:
+    """Reports signs of collapse that a training ended with; which there are is for its method to say."""
+    return [Alarm("warning", f"{name} ended with a sign of collapse. {sign}") for sign in signs]
+
+
+def overlap_alarm(shared: int, holdout: int) -> list[Alarm]:
+    """Reports pictures of the holdout that the model was adapted to."""
+    if not shared:
         return []
     text = (
-        f"{name} ended at a loss of {loss:.3f}, no better than a guess among {prototypes:,} prototypes "
-        f"(ln K = {bound:.3f}): it learned nothing."
+        f"{shared:,} of {holdout:,} holdout faces are in the target too, as was allowed: the model was adapted to "
+        "these pictures, so its results may be better than on new ones."
     )
     return [Alarm("warning", text)]
 

@@ -25,7 +25,7 @@ def evaluate(
     """Evaluate source, AdaBN and the adapted model on the holdout, and write the report.
 
     Args:
-        evaluation: Folder with metrics.json.
+        evaluation: Folder with metrics.json and a copy of the report, report.html.
         metrics: Scalars for the Kubeflow UI.
         confusion: Confusion matrix of the adapted model for the Kubeflow UI.
         report: The report, one self-contained HTML file.
@@ -47,7 +47,8 @@ def evaluate(
         models = {"source": source.path, "adabn": adabn.path, "adapted": adapted.path, "pretrained": pretrained.path}
         data = {"target": target.path, "holdout": holdout.path, "labels": labels.path}
         outputs = {"evaluation": evaluation.path, "report": report.path}
-        found = evaluation_stage(data, models, outputs, record, method=method, scored=scored, seed=seed)
+        names: dict[str, str] = dict(method=method, scored=scored, origin=source.metadata.get("source", ""))
+        found = evaluation_stage(data, models, outputs, record, seed=seed, **names)
         for name, value in found.scalars.items():
             metrics.log_metric(name, value)
         if found.matrix:

@@ -143,6 +143,7 @@ def evaluate(
     adapted: str = "",
     scored_classes: Sequence[str] | None = None,
     groups: Sequence[Any] | None = None,
+    alarms: Sequence[Alarm] = (),
     seed: int = 0,
 ) -> Evaluation:
     """Evaluates models on the same images.
@@ -156,6 +157,7 @@ def evaluate(
         scored_classes: Classes that count; default all. Others stay decidable, but a second set of metrics has the
             decisions among the scored ones only.
         groups: One value per image, for metrics per group.
+        alarms: What the caller knows to speak against the adapted model or to limit the evidence.
         seed: Draws images for the signals that cannot take all.
 
     Raises:
@@ -174,7 +176,7 @@ def evaluate(
         name: _row(row, names, truth, scored, groups, None if name == source else base, seed)
         for name, row in rows.items()
     }
-    return _conclude(done, names, scored or names, truth, source, adapted)
+    return _conclude(done, names, scored or names, truth, source, adapted, alarms)
 
 
 def _roles(rows: Mapping[str, OutputsLike], source: str, adapted: str) -> tuple[str, str]:
@@ -224,10 +226,11 @@ def _conclude(
     truth: Integers | None,
     source: str,
     adapted: str,
+    known: Sequence[Alarm],
 ) -> Evaluation:
     true_shares = None if truth is None else predicted_shares(truth, names)
     before, after = rows[source], rows[adapted]
-    alarms: list[Alarm] = []
+    alarms = list(known)
     if source != adapted:
         alarms += share_alarms(before.label_free.shares, after.label_free.shares, true_shares, adapted)
     alarms += evidence_alarms(before.metrics, after.metrics, adapted)

@@ -62,17 +62,14 @@ class History:
         records: One mapping per log line: ``step``, ``epoch`` and scalars.
         prototypes: Number of prototypes K where there are some: levels ln K, 1/K and K are drawn.
         note: A line below the heading.
+        collapse: Signs of collapse that the training ended with, as sentences; its method says which there are.
     """
 
     name: str
     records: Sequence[Mapping[str, Any]] = field(default_factory=list)
     prototypes: int | None = None
     note: str = ""
-
-    def last(self, key: str) -> float | None:
-        """Returns the last value of a scalar, or None."""
-        points = self.points(key)
-        return points[-1][1] if points else None
+    collapse: Sequence[str] = ()
 
     def points(self, key: str) -> list[tuple[float, float]]:
         """Returns (x, value) of a scalar; x is the step, else the epoch, else the line's number."""
@@ -104,13 +101,14 @@ def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> Section:
         f"{count(quality.kept)} of {count(quality.n)} target faces ({percent(quality.coverage)}) keep a pseudo-label."
     )
     if quality.accuracy is not None:
-        where = "" if quality.known == quality.n else f" Where the true label is known ({count(quality.known)} faces),"
+        where = "all faces" if quality.known == quality.n else f"{count(quality.known)} of {count(quality.n)} faces"
         intro += (
-            f"{where} {percent(quality.accuracy)} of all pseudo-labels are right, and {percent(quality.kept_accuracy)} "
-            f"of the kept ones (mean over classes {percent(quality.kept_mean_class)})."
+            f" The true label is known of {where}; there {percent(quality.accuracy)} of all pseudo-labels are right, "
+            f"and {percent(quality.kept_accuracy)} of the kept ones (mean over classes "
+            f"{percent(quality.kept_mean_class)})."
         )
     else:
-        intro += " Without labels of the target's training part, how many are right is not known."
+        intro += " How many are right is not known; labels of the target's own faces (target_labels) would tell it."
     section = Section("pseudo-labels", "Pseudo-labels", f"{intro} {data.note}".strip())
     known = quality.accuracy is not None
     rows = [
@@ -152,8 +150,9 @@ def curves(history: History, anchor: str) -> Section | None:
     intro = history.note
     if history.prototypes:
         intro = (
-            f"{intro} A healthy pretraining leaves ln K (here ln {history.prototypes:,}), and its largest code rises "
-            "above 1/K; a perplexity near K says that all prototypes are in use."
+            f"{intro} A collapsed pretraining stays at ln K (here ln {history.prototypes:,}) with a largest code near "
+            "1/K; DeepClusterV2, whose codes stay flat in healthy trainings too, at ln K with a spread of prototypes "
+            "near 0. A perplexity near K says that all prototypes are in use."
         ).strip()
     return Section(anchor, history.name, intro, [Figures(figures)])
 

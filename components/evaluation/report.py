@@ -6,7 +6,7 @@ It holds no face and loads nothing from elsewhere: no script, font, style or ima
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from .. import __version__
 from ..common.errors import expected
 from ..common.files import write_text
 from . import record, sections
-from .alarms import Alarm, collapse_alarm, lost_class_alarm
+from .alarms import Alarm, collapse_alarms, lost_class_alarm, overlap_alarm
 from .evaluate import Evaluation, evaluate
 from .page import Section
 from .quality import pseudo_label_quality
@@ -73,6 +73,7 @@ class ReportData:
         lineage: Digests, versions, ids.
         times: Seconds by stage, in order.
         left_out: Sentences that say what is missing and why.
+        shared_faces: Holdout faces whose pictures are in the target too.
         evaluation: What :meth:`evaluated` returned, where it was made already.
         embedding_points: At most so many faces in the embedding pictures; 0 for no pictures.
         seed: Seed of the embedding.
@@ -94,6 +95,7 @@ class ReportData:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, float] = field(default_factory=dict)
     left_out: Sequence[str] = ()
+    shared_faces: int = 0
     evaluation: Evaluation | None = None
     embedding_points: int = 1000
     seed: int = 0
@@ -109,7 +111,7 @@ class ReportData:
         """Returns the evaluation, made now where none was given; its alarms tell of pseudo-labels and trainings too."""
         if self.evaluation is not None:
             return self.evaluation
-        found = evaluate(
+        return evaluate(
             {row.name: row for row in self.rows},
             self.labels,
             self.classes,
@@ -117,21 +119,18 @@ class ReportData:
             adapted=self.adapted,
             scored_classes=self.scored_classes,
             groups=self.groups,
+            alarms=self.run_alarms(),
             seed=self.seed,
         )
-        alarms = sorted([*found.alarms, *self.run_alarms()], key=lambda alarm: alarm.level != "warning")
-        return replace(found, alarms=tuple(alarms))
 
     def run_alarms(self) -> list[Alarm]:
-        """Returns what the run itself warns of: classes without pseudo-labels, a pretraining that learned nothing."""
-        alarms = []
+        """Returns what stages before the evaluation warn of: shared pictures, lost classes, a collapsed pretraining."""
+        alarms = overlap_alarm(self.shared_faces, 0 if self.labels is None else len(self.labels))
         if self.pseudo_labels is not None:
             kept = pseudo_label_quality(self.pseudo_labels.labels, self.pseudo_labels.kept, self.classes)
             alarms += lost_class_alarm(kept.lost_classes)
         for history in self.histories:
-            last = history.last("loss")
-            if last is not None and history.prototypes:
-                alarms += collapse_alarm(last, history.prototypes, history.name)
+            alarms += collapse_alarms(history.collapse, history.name)
         return alarms
 
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..common.errors import expected
 from ..common.files import read_json, write_json
 from ..common.stage import FOLDER_VARIABLE, StageRecord
 from ..faces import LabelledFaces, UnlabelledFaces, open_faces, open_unlabelled
+from ..faces.duplicates import labels_by_picture, shared_faces
 from ..faces.pseudo_labels import PseudoLabels
-from ..faces.schema import anonymous_key
+from ..faces.splits import TARGET, TEST
+from ..faces.store import read_info
 from ..networks import load_imported
 from ..networks.trained import load_training, skipped_reason
 from ..training import open_tracker
 from .alarms import Alarm
 from .evaluate import Evaluation
 from .formats import percent, seconds
-from .quality import UNKNOWN
+from .lineage import lineage, used_parameters
+from .quality import UNKNOWN, pseudo_label_quality
 from .record import History, PseudoLabelData
 from .report import ReportData, ReportRow, write_report
 
@@ -58,46 +60,49 @@ def evaluation_stage(
     method: str,
     scored: str = "",
     seed: int = 0,
+    origin: str = "",
 ) -> Found:
     """Evaluates source, AdaBN and the adapted model and writes metrics and the report.
 
     Args:
-        data: Paths of ``target`` (unlabelled), ``holdout`` (labelled, may be empty) and ``labels``.
+        data: Paths of ``target`` (unlabelled), ``holdout`` (labelled: the split ``test``, which may be empty, and the
+            split ``target`` where labels of target faces are known) and ``labels``.
         models: Paths of ``source``, ``adabn`` (may be skipped), ``adapted`` and ``pretrained`` (may be skipped).
         outputs: Where to write ``evaluation`` (a folder, with a copy of the report) and ``report`` (an HTML file).
         record: Receives warnings and facts.
         method: Name of the method in the report.
         scored: Classes that count, separated by commas; empty for all.
         seed: Seed of the embedding pictures.
+        origin: Where the source model was taken from, for the report; empty where that is not known.
 
     Raises:
         UserError: The classes of the models and of the holdout are not the same.
     """
-    holdout, target = open_faces(data["holdout"]), open_unlabelled(data["target"])
-    labelled = len(holdout) > 0
-    faces = holdout if labelled else target
-    rows, left_out = _rows(models, faces, method, holdout if labelled else None)
-    labels = PseudoLabels.load(data["labels"]).align(target.keys)
+    sets = _open(data)
+    labels = PseudoLabels.load(data["labels"]).align(sets.target.keys)
+    pseudo_labels = _pseudo_labels(labels, _true_labels(sets))
+    rows, left_out = _rows(models, sets, method)
     report = ReportData(
-        classes=load_imported(models["adapted"]).classes,
+        classes=labels.classes,
         rows=list(rows.values()),
-        labels=holdout.labels if labelled else None,
+        labels=sets.holdout.labels if sets.labelled else None,
         title=f"{method} adaptation report",
-        subtitle=f"{len(target):,} unlabelled target faces, "
-        + (f"{len(holdout):,} labelled holdout faces" if labelled else "no labelled holdout"),
+        subtitle=f"{len(sets.target):,} unlabelled target faces, "
+        + (f"{len(sets.holdout):,} labelled holdout faces" if sets.labelled else "no labelled holdout"),
         scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
-        pseudo_labels=_pseudo_labels(labels, _true_labels(target, holdout)),
+        pseudo_labels=pseudo_labels,
         histories=_histories(models),
-        parameters=_parameters(models, labels),
-        lineage=_lineage(models, holdout, target),
+        parameters=used_parameters(models, labels),
+        lineage=lineage(models, sets.by_name(), labels, origin),
         times=_times(),
         left_out=left_out,
+        shared_faces=sets.shared,
         seed=seed,
     )
     evaluation = report.evaluated()
     folder = Path(outputs["evaluation"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(labels)})
+    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(pseudo_labels, labels.classes)})
     write_report(outputs["report"], replace(report, evaluation=evaluation))
     # Kubeflow's path has no suffix; without one neither MLflow nor a browser takes the file for a page.
     shutil.copyfile(outputs["report"], folder / REPORT_FILE)
@@ -105,13 +110,46 @@ def evaluation_stage(
     metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
     record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
     _track(metrics, folder)
-    return _found(evaluation, metrics) if labelled else Found(classes=list(evaluation.classes))
+    return _found(evaluation, metrics) if sets.labelled else Found(classes=list(evaluation.classes))
 
 
-def _rows(
-    models: Mapping[str, Path | str], faces: UnlabelledFaces, method: str, holdout: LabelledFaces | None
-) -> tuple[dict[str, ReportRow], list[str]]:
+@dataclass(frozen=True)
+class _Sets:
+    """The faces of an evaluation.
+
+    Attributes:
+        target: The target, without labels.
+        holdout: The labelled holdout, which may be empty.
+        known: Those faces of the target whose label is known, with its keys, or None.
+        shared: Number of holdout faces whose pictures are in the target too.
+    """
+
+    target: UnlabelledFaces
+    holdout: LabelledFaces
+    known: LabelledFaces | None
+    shared: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a holdout."""
+        return len(self.holdout) > 0
+
+    def by_name(self) -> dict[str, UnlabelledFaces]:
+        """Returns them by the name that the report gives them."""
+        sets = {"target": self.target, "holdout": self.holdout}
+        return sets if self.known is None else {**sets, "labelled target": self.known}
+
+
+def _open(data: Mapping[str, Path | str]) -> _Sets:
+    target, splits = open_unlabelled(data["target"]), read_info(data["holdout"]).splits
+    holdout = open_faces(data["holdout"], TEST if TEST in splits else "")
+    known = open_faces(data["holdout"], TARGET) if TARGET in splits else None
+    return _Sets(target, holdout, known, len(shared_faces(target, holdout)) if len(holdout) else 0)
+
+
+def _rows(models: Mapping[str, Path | str], sets: _Sets, method: str) -> tuple[dict[str, ReportRow], list[str]]:
     """Returns the rows by key of their model, in the report's order, and what is left out."""
+    faces = sets.holdout if sets.labelled else sets.target
     rows, left_out = {}, []
     names = {"source": "source-only", "adabn": "AdaBN", "adapted": method}
     for key, name in names.items():
@@ -120,27 +158,23 @@ def _rows(
             left_out.append(f"The row {name}: {reason}")
             continue
         model = load_imported(models[key])
-        if holdout is not None and tuple(model.classes) != tuple(holdout.classes):
+        if (sets.labelled or sets.known is not None) and tuple(model.classes) != sets.holdout.classes:
             fix = "Map the holdout's labels to the model's classes, or use a model with these classes."
-            raise expected("holdout classes", f"those of the model {name}, {model.classes}", holdout.classes, fix)
+            raise expected("holdout classes", f"those of the model {name}, {model.classes}", sets.holdout.classes, fix)
         outputs = model.outputs(faces.pixels(model.input_size, model.channels))
         rows[key] = ReportRow(name, outputs.logits, outputs.features, feature_kind=outputs.feature_kind)
     return rows, left_out
 
 
-def _true_labels(target: UnlabelledFaces, holdout: LabelledFaces) -> np.ndarray | None:
-    """Returns the labels, int64 [N], of target faces that are in the holdout too, -1 for the others.
+def _true_labels(sets: _Sets) -> np.ndarray | None:
+    """Returns true labels of the target's faces, int64 [N], -1 where unknown; None where none can be known.
 
-    That they may be has to be allowed; None where none is. The same face has the same key, which is anonymous in the
-    target, and the same file: keys alone repeat between data sets.
+    Pictures that the holdout shares with the target serve where nothing better was given.
     """
-    rows = {anonymous_key(key): row for row, key in enumerate(holdout.keys)}
-    found, labels = np.full(len(target), UNKNOWN), holdout.labels
-    for here, key in enumerate(target.keys):
-        there = rows.get(key)
-        if there is not None and target.image(here) == holdout.image(there):
-            found[here] = labels[there]
-    return found if (found != UNKNOWN).any() else None
+    if sets.known is not None:
+        labels = dict(zip(sets.known.keys, sets.known.labels.tolist(), strict=True))
+        return np.fromiter((labels.get(key, UNKNOWN) for key in sets.target.keys), np.int64, len(sets.target))
+    return labels_by_picture(sets.target, sets.holdout) if sets.shared else None
 
 
 def _histories(models: Mapping[str, Path | str]) -> list[History]:
@@ -152,32 +186,9 @@ def _histories(models: Mapping[str, Path | str]) -> list[History]:
             prototypes = training.get("prototypes")
             name = _METHODS.get(training["method"], training["method"])
             note = f"{name}, {training['images']:,} images (with repetition) in {seconds(training['seconds'])}"
-            found.append(History(heading, steps, prototypes=prototypes, note=f"{note} on {training['device']}."))
+            note, signs = f"{note} on {training['device']}.", training.get("collapse", ())
+            found.append(History(heading, steps, prototypes, note, signs))
     return found
-
-
-def _parameters(models: Mapping[str, Path | str], labels: PseudoLabels) -> dict[str, Any]:
-    parameters: dict[str, Any] = {}
-    for key, prefix in (("pretrained", "pretraining"), ("adapted", "fine-tuning")):
-        settings = load_training(models[key]).get("settings", {})
-        parameters.update({f"{prefix}.{name}": value for name, value in settings.items()})
-    parameters.update({f"labelling.{name}": value for name, value in labels.config.items()})
-    return parameters
-
-
-def _lineage(models: Mapping[str, Path | str], holdout: UnlabelledFaces, target: UnlabelledFaces) -> dict[str, str]:
-    lineage = {f"model {key}": load_imported(path).digest for key, path in models.items() if _is_model(key, path)}
-    return {
-        **lineage,
-        "target faces": target.digest,
-        "holdout faces": holdout.digest,
-        "ferry": __version__,
-        "run": os.environ.get("FERRY_RUN_ID", ""),
-    }
-
-
-def _is_model(key: str, path: Path | str) -> bool:
-    return key != "pretrained" and not skipped_reason(path)
 
 
 def _times() -> dict[str, float]:
@@ -197,11 +208,11 @@ def _pseudo_labels(labels: PseudoLabels, true_labels: np.ndarray | None) -> Pseu
     return PseudoLabelData(columns.label, columns.kept, columns.purity, true_labels, note)
 
 
-def _target(labels: PseudoLabels) -> dict[str, Any]:
-    """Returns what a model card says of the data that the model was adapted to."""
-    kept = labels.columns.kept
-    counts = np.bincount(labels.columns.label[kept], minlength=len(labels.classes))
-    return {"images": len(labels), "kept": dict(zip(labels.classes, counts.tolist(), strict=True))}
+def _target(labels: PseudoLabelData, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns what a model card says of the data that the model was adapted to, and how good its pseudo-labels are."""
+    quality = pseudo_label_quality(labels.labels, labels.kept, classes, labels.true_labels)
+    kept = {name: item.kept for name, item in quality.per_class.items()}
+    return {"images": quality.n, "kept": kept, "pseudo_labels": quality.to_json()}
 
 
 def _warn(evaluation: Evaluation, known: list[Alarm], record: StageRecord) -> None:

@@ -54,9 +54,11 @@ def test_images_without_a_true_label_are_left_out():
 def test_the_report_says_of_how_many_faces_the_true_label_is_known():
     section = pseudo_labels(PseudoLabelData([0, 1, 1, 0], [1, 1, 1, 1], true_labels=[0, 1, 0, -1]), ["a", "b"])
     words = section.intro.replace("\N{NO-BREAK SPACE}", " ")
-    assert "Where the true label is known (3 faces), 66.7 % of all pseudo-labels are right" in words
+    assert "The true label is known of 3 of 4 faces; there 66.7 % of all pseudo-labels are right" in words
+    section = pseudo_labels(PseudoLabelData([0, 1, 1], [1, 1, 0], true_labels=[0, 1, 0]), ["a", "b"])
+    assert "is known of all faces; there 66.7 %" in section.intro.replace("\N{NO-BREAK SPACE}", " ")
     section = pseudo_labels(PseudoLabelData([0, 1], [1, 1]), ["a", "b"])
-    assert "how many are right is not known" in section.intro
+    assert "How many are right is not known" in section.intro
 
 
 def test_nothing_kept_and_no_image_give_none():

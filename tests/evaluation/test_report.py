@@ -257,9 +257,33 @@ def test_logits_in_place_of_features_are_told(few):
     assert "source-only exposes no features: its logits served" in Page(render_report(replace(few, rows=rows))).text
 
 
-def test_a_collapsed_pretraining_is_a_warning(few):
-    stuck = History("Pretraining", [{"step": s, "loss": math.log(150)} for s in range(9)], 150)
-    assert "it learned nothing" in Page(render_report(replace(few, histories=[stuck]))).text
+def test_a_collapse_is_what_the_training_itself_calls_one_and_never_the_loss_alone(few):
+    """A healthy DeepClusterV2 with a loss at ln K is none."""
+    stuck = History("Pretraining", [{"step": s, "loss": math.log(150) + 0.04} for s in range(9)], 150)
+    assert "collapse" not in " ".join(alarm.text for alarm in replace(few, histories=[stuck]).evaluated().alarms)
+    said = replace(few, histories=[replace(stuck, collapse=("The centroids have merged.",))])
+    (alarm,) = [alarm for alarm in said.evaluated().alarms if "collapse" in alarm.text]
+    assert (alarm.level, alarm.text) == (
+        "warning",
+        "Pretraining ended with a sign of collapse. The centroids have merged.",
+    )
+    assert alarm.text in Page(render_report(said)).text
+
+
+def test_pictures_that_holdout_and_target_share_are_a_warning(few):
+    text = "3 of 350 holdout faces are in the target too"
+    (alarm,) = [one for one in replace(few, shared_faces=3).evaluated().alarms if text in one.text]
+    assert alarm.level == "warning"
+    assert text not in " ".join(alarm.text for alarm in few.evaluated().alarms)
+
+
+def test_without_labels_the_advice_knows_what_the_run_itself_warns_of(few):
+    calm = replace(few, labels=None, rows=[few.rows[0], replace(few.rows[0], name="CluP")])
+    assert calm.evaluated().verdict.advice.startswith("Label some target faces")
+    lost = PseudoLabelData([0, 1, 2, 3, 4, 5], [1] * 6)  # no surprise
+    verdict = replace(calm, pseudo_labels=lost).evaluated().verdict
+    assert verdict.advice.startswith("There are warnings below: keep the source model")
+    assert verdict.use == few.rows[0].name
 
 
 def test_reads_on_a_phone_and_on_paper(html):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,8 +80,7 @@ class OnnxRunner:
 
     def _session(self, device: str) -> Any:
         if device not in self._sessions:
-            import onnxruntime
-
+            onnxruntime = _onnxruntime()
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.use_deterministic_compute = True
@@ -138,10 +139,14 @@ class TorchScriptRunner:
         return {str(name): item.float().cpu().numpy() for name, item in pairs}
 
 
-def _provider_device(device: str | torch.device) -> str:
-    import onnxruntime
+def _onnxruntime() -> Any:
+    """Imports onnxruntime, which would write a device number and a store of events into the home of the user."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return import_module("onnxruntime")
 
-    has_cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+
+def _provider_device(device: str | torch.device) -> str:
+    has_cuda = "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
     word = str(device).split(":", maxsplit=1)[0]
     if word == "auto":
         return "cuda" if has_cuda else "cpu"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -81,6 +83,16 @@ def test_outputs_are_permuted_from_the_order_of_the_file_into_the_canonical_one(
     # Read in the order of the file, as other tools do, three of the seven expressions would be taken for another.
     naive = [EXPRESSIONS[k] for k in range(7)]
     assert sum(one != other for one, other in zip(named, naive, strict=True)) == 3
+
+
+def test_a_foreign_model_leaves_nothing_in_the_home_of_the_user(tmp_path):
+    describe_picker(picker(tmp_path / "m.onnx"))
+    code = f"from ferry.networks import load_source; load_source({str(tmp_path / 'm.onnx')!r})"
+    (tmp_path / "home").mkdir()
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(tmp_path / "home")}, check=True)
+    assert not [*(tmp_path / "home").rglob("*onnxruntime*")]
 
 
 def test_features_are_the_logits_where_the_model_exposes_none(tmp_path):

@@ -49,7 +49,8 @@ def fingerprint_of(method: Method) -> float:
         method: Its floating-point tensors count, not those that are all zero.
 
     Returns:
-        Rounded to what does not depend on the last bits.
+        A number to be compared by :func:`~ferry.training.checkpoint.same_weights`: rounding has borders, at which the
+        last bits would decide.
     """
     total = 0.0
     for place, tensor in enumerate(method.state_dict().values()):
@@ -61,11 +62,16 @@ def fingerprint_of(method: Method) -> float:
         if norm > 0:
             cosine = float(values @ torch.arange(len(values), dtype=torch.float64).cos_()) / norm
             total += (1.5 + math.cos(place)) * (cosine + math.log(norm))
-    return round(total, 3)
+    return total
 
 
 def identity_of(method: Method, pixels: np.ndarray, config: LoopConfig, name: str) -> dict[str, Any]:
-    """Returns what makes a training this one: its name, settings, method, first weights and images."""
+    """Returns what makes a training this one: its name, settings, method, first weights and images.
+
+    Process 0 alone has the checkpoint, hence the others need not read up to 1 GiB of pixels: they get an empty dict.
+    """
+    if distributed.rank() > 0:
+        return {}
     identity = {
         "name": name,
         **config.identity(),
@@ -84,7 +90,7 @@ def load_shared(
 
     Args:
         checkpoint: None for a training without one.
-        identity: Of this training.
+        identity: Of this training; only process 0 looks at it.
         device: Of this training.
 
     Raises:

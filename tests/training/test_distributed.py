@@ -18,7 +18,7 @@ from torch import nn
 SCRIPT = Path(__file__).with_name("toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped", "apart", "seldom"]
+QUICK = ["two", "three, one without rows", "helpers", "diverged", "stopped", "apart", "seldom", "hashed"]
 REST = ["two, single precision", "three, uneven", "two, in parts", "two, lars", "spread", "broken"]
 
 
@@ -113,6 +113,13 @@ def test_a_signal_to_one_process_stops_all_and_one_process_can_go_on(answers):
     then = values(answers["stopped"]["then"])
     assert then["from"] == 5
     assert distance(values(answers["two"]["one"]), then) < 1e-10
+
+
+def test_only_the_first_process_reads_all_pixels_for_the_checkpoint(answers):
+    found = [values(answer) for answer in answers["hashed"]]
+    assert [one["calls"] for one in found] == [2, 0]
+    assert [one["from"] for one in found] == [[None, 4], [None, 4]]
+    assert all(one["same"] for one in found)
 
 
 @pytest.mark.slow

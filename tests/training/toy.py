@@ -306,6 +306,7 @@ def at_once(folder, names):
             results[name] = team(3, helpers) if name == "helpers" else team(2, diverging)
         else:
             work = {"stopped": _stopped, "spread": _spread, "broken": _broken, "apart": _apart, "seldom": _seldom}
+            work["hashed"] = _hashed
             results[name] = work[name](folder)
     return results
 
@@ -334,6 +335,20 @@ def _apart(folder):
         "many": many,
         "then": team(2, lambda rank: trained(checkpoint=path, method=apart(rank))),
     }
+
+
+def _hashed(folder):
+    """Two processes train with a checkpoint and count how often they read all pixels for its identity."""
+    return team(2, lambda rank: _hashes(folder / "hashed.pt"))
+
+
+def _hashes(path):
+    from ferry.training import resume
+
+    digest, calls = resume.digest_of_pixels, []
+    resume.digest_of_pixels = lambda pixels: calls.append(pixels.shape) or digest(pixels)
+    first, again = (trained(checkpoint=path, epochs=1) for _ in range(2))
+    return {"calls": len(calls), "from": [first["from"], again["from"]], "same": first["state"] == again["state"]}
 
 
 def apart(rank):

@@ -21,7 +21,8 @@ from ..common.files import atomic_file
 
 logger = logging.getLogger("ferry")
 
-FORMAT = 1
+FORMAT = 2
+"""2 knows the weights that the training began with and those that it has now; 1 did not."""
 _NOISE = 1e-3
 """Difference of two fingerprints up to which weights are the same."""
 _SEAL = b"ferry-sha256:"
@@ -66,7 +67,7 @@ class Checkpoint:
                 continue
             found, weights = dict(content["identity"]), identity.get("weights")
             # the second: the same call again, on what it has trained so far
-            if same_weights(found.get("weights"), weights) or same_weights(content.get("reached"), weights):
+            if same_weights(found.get("weights"), weights) or same_weights(content.get("current_weights"), weights):
                 found["weights"] = weights
             _check_identity(path, found, identity)
             if path == self.previous:

@@ -269,7 +269,7 @@ class _Training:
     def _content(self) -> dict[str, Any]:
         return {
             "identity": self.identity,
-            "reached": fingerprint_of(self.engine.method),
+            "current_weights": fingerprint_of(self.engine.method),
             "device": self.engine.device.type,
             "precision": self.engine.precision,
             "step": self.step,

@@ -129,9 +129,10 @@ def test_pickled_objects_are_never_loaded(pair):
 
 
 def test_another_format_is_refused_not_called_damaged(pair):
-    pair.save({**content(3), "format": 99})
-    with pytest.raises(UserError, match=r"of format 1.*of format 99"):
-        pair.load(IDENTITY)
+    for other in (1, 99, None):
+        pair.save({**content(3), "format": other})
+        with pytest.raises(UserError, match=rf"of format 2.*of format {other}'.*version of Ferry that wrote it"):
+            pair.load(IDENTITY)
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(pair):

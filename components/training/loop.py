@@ -17,7 +17,7 @@ from ..common.errors import Interrupted, TrainingDiverged, expected
 from ..common.progress import Progress, progress
 from . import distributed
 from .batches import Pixels, Sampler
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, same_weights
 from .config import LoopConfig
 from .devices import check_precision, precision_rule, resolve_device
 from .engine import Engine, Outcome
@@ -26,7 +26,7 @@ from .history import History
 from .interruption import Interruption
 from .measuring import fastest_precision
 from .method import Method
-from .resume import fingerprint_of, identity_of, load_shared
+from .resume import fingerprint_of, first_weights, identity_of, load_shared, remember
 
 if TYPE_CHECKING:
     from .tracking import Tracker
@@ -82,7 +82,8 @@ def train(
     and shows anything.
 
     Args:
-        method: What to train; its weights are the start. A checkpoint belongs to them, too.
+        method: What to train; its weights are the start, and a checkpoint belongs to them, too. One that an earlier
+            call of the same training has left half trained, even by an error, goes on from the checkpoint.
         pixels: uint8 [N, C, H, W], usually a memory map.
         config: The settings.
         checkpoint: The file of the checkpoint; None for a training that cannot be resumed.
@@ -103,17 +104,26 @@ def train(
     _check_shares(config)
     file = None if checkpoint is None else Checkpoint(checkpoint)
     identity = {} if file is None else identity_of(method, pixels, config, name)
-    kept = load_shared(file, identity, device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        precision = _precision(method, images, sampler, config, device, kept)
-        engine = Engine(method, images, sampler, config, device, precision, name)
-        try:
-            if distributed.world_size() > 1:
-                distributed.convert_sync_batchnorm(method, device)
-                distributed.broadcast_module(method)
-            return _Training(engine, file, identity, tracker, kept).run()
-        finally:
-            distributed.revert_sync_batchnorm(method)
+    first = first_weights(method, identity, file)
+    kept = load_shared(file, {**identity, "weights": first}, device)
+    if kept is not None:
+        first = kept["identity"]["weights"]
+    elif not same_weights(first, identity.get("weights")):
+        logger.warning("%s: starting with the weights that an earlier call left, as it left no checkpoint", name)
+        first = identity["weights"]
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            precision = _precision(method, images, sampler, config, device, kept)
+            engine = Engine(method, images, sampler, config, device, precision, name)
+            try:
+                if distributed.world_size() > 1:
+                    distributed.convert_sync_batchnorm(method, device)
+                    distributed.broadcast_module(method)
+                return _Training(engine, file, identity, tracker, kept).run()
+            finally:
+                distributed.revert_sync_batchnorm(method)
+    finally:
+        remember(method, identity, file, first)
 
 
 def _check_shares(config: LoopConfig) -> None:

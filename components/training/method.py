@@ -126,6 +126,21 @@ class Context:
             yield indices, self.fetch(indices)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a method remembers of the training that the loop last began or continued with it.
+
+    Attributes:
+        training: The training without its first weights, and the file of its checkpoint.
+        first: Fingerprint of its first weights.
+        left: Fingerprint of the weights that the loop left in the method, whatever ended it.
+    """
+
+    training: dict[str, Any]
+    first: float | None
+    left: float
+
+
 class Method(nn.Module):
     """Base of everything that the loop can train.
 
@@ -138,6 +153,8 @@ class Method(nn.Module):
 
     flops_per_image: float = 0.0
     """Floating-point operations per image and training step (forward and backward), 0 where unknown."""
+    begun: Begun | None = None
+    """Set by the loop, where there is a checkpoint."""
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Computes the loss of this process's rows.

@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 
 from ..common.files import finite
 from . import distributed
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, same_weights
 from .config import LoopConfig
-from .method import Method
+from .method import Begun, Method
 
 _WHOLE_UP_TO = 1 << 30
 _CHUNK = 16 << 20
@@ -81,6 +82,34 @@ def identity_of(method: Method, pixels: np.ndarray, config: LoopConfig, name: st
     }
     plain: dict[str, Any] = finite(identity)
     return plain
+
+
+def first_weights(method: Method, identity: Mapping[str, Any], file: Checkpoint | None) -> float | None:
+    """Returns the fingerprint of the weights that a training began with.
+
+    Weights that an earlier call of the same training left in the method are on its way, whatever ended that call: an
+    error may have come between two checkpoints. All others are first weights themselves.
+
+    Args:
+        method: As it is now.
+        identity: Of the training, with the method as it is now; may be empty.
+        file: Its checkpoint.
+    """
+    begun, present = method.begun, identity.get("weights")
+    same = begun is not None and begun.training == _without_weights(identity, file)
+    return begun.first if begun is not None and same and same_weights(begun.left, present) else present
+
+
+def remember(method: Method, identity: Mapping[str, Any], file: Checkpoint | None, first: float | None) -> None:
+    """Notes on a method which training the weights in it are of, for :func:`first_weights` of the next call."""
+    if identity:
+        with suppress(RuntimeError):  # a device that has failed gives no weights, and its own error is raised already
+            method.begun = Begun(_without_weights(identity, file), first, fingerprint_of(method))
+
+
+def _without_weights(identity: Mapping[str, Any], file: Checkpoint | None) -> dict[str, Any]:
+    place = None if file is None else str(file.path.absolute())
+    return {**identity, "weights": None, "file": place}
 
 
 def load_shared(

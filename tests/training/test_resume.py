@@ -9,8 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ferry.common.errors import RetryableError
+import torch
+from ferry.common.errors import RetryableError, TrainingDiverged, UserError
 from ferry.training import train
+from ferry.training.checkpoint import Checkpoint
 from ferry.training.interruption import Interruption
 
 SCRIPT = Path(__file__).with_name("toy.py")
@@ -101,6 +103,104 @@ def test_the_same_call_goes_on_with_the_method_that_it_has_trained_so_far(tmp_pa
     assert (result.resumed_from, again.resumed_from) == (7, 12)
     assert toy.outcome(method, again)["state"] == whole["state"]
     assert toy.once(path)["state"] == whole["state"]  # and still belongs to its first weights
+
+
+def failing_save(monkeypatch, at):
+    """Lets the checkpoint number `at` (from 1) find a full disk; returns the steps of those before it."""
+    real, saved = Checkpoint.save, []
+
+    def save(self, state):
+        if len(saved) == at - 1:
+            raise RetryableError("Expected `disk` to be large enough")
+        real(self, state)
+        saved.append(state["step"])
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    return saved
+
+
+def test_after_a_full_disk_the_same_call_goes_on_with_the_same_method(tmp_path, monkeypatch):
+    path, method, whole = tmp_path / "c.pt", toy.Toy(), toy.once(None)
+    with monkeypatch.context() as patch:
+        saved = failing_save(patch, at=4)
+        with pytest.raises(RetryableError, match="`disk`"):
+            train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    result = train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    assert result.resumed_from == saved[-1]
+    assert toy.outcome(method, result)["state"] == whole["state"]
+    assert toy.once(path)["state"] == whole["state"]  # and the checkpoint still belongs to its first weights
+
+
+class Poisoned(toy.Toy):
+    """Its weights break after a step, as those of a training in low precision may."""
+
+    def __init__(self, at):
+        super().__init__()
+        self.at = at
+
+    def after_step(self, batch):
+        super().after_step(batch)
+        if batch.step == self.at:
+            self.head.weight.fill_(float("nan"))
+
+
+def test_after_a_divergence_another_precision_goes_on_with_the_same_method(tmp_path):
+    path, method = tmp_path / "c.pt", Poisoned(at=5)
+    with pytest.raises(TrainingDiverged, match=r"last good checkpoint is kept"):
+        train(method, toy.toy_pixels(), toy.settings(precision="bf16"), checkpoint=path)
+    method.at = None
+    result = train(method, toy.toy_pixels(), toy.settings(precision="fp32"), checkpoint=path)
+    assert (result.precision, result.resumed_from, result.steps) == ("fp32", 5, 12)
+    assert all(parameter.isfinite().all() for parameter in method.parameters())
+
+
+def half_trained(path, monkeypatch):
+    method = toy.Toy()
+    with monkeypatch.context() as patch:
+        failing_save(patch, at=4)
+        with pytest.raises(RetryableError):
+            train(method, toy.toy_pixels(), toy.settings(), checkpoint=path)
+    return method
+
+
+def test_a_half_trained_method_that_was_given_other_weights_is_refused(tmp_path, monkeypatch):
+    method = half_trained(tmp_path / "c.pt", monkeypatch)
+    with torch.no_grad():
+        method.head.weight[0] *= 1.5
+    with pytest.raises(UserError, match="first weights"):
+        train(method, toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "c.pt")
+
+
+@pytest.mark.parametrize("name", ["training", "second"])
+def test_a_half_trained_method_is_of_one_training_only(tmp_path, monkeypatch, name):
+    method, other = half_trained(tmp_path / "c.pt", monkeypatch), tmp_path / "other.pt"
+    train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=other, name=name)
+    with pytest.raises(UserError, match="first weights"):
+        train(method, toy.toy_pixels(), toy.settings(), checkpoint=other, name=name)
+
+
+@pytest.mark.parametrize("change", ["name", "file"])
+def test_a_half_trained_method_begins_another_training_with_the_weights_that_it_has(tmp_path, monkeypatch, change):
+    method = half_trained(tmp_path / "c.pt", monkeypatch)
+    given = {"checkpoint": tmp_path / "other.pt", "name": "second" if change == "name" else "training"}
+    weights = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    assert train(method, toy.toy_pixels(), toy.settings(), **given).resumed_from is None
+    with pytest.raises(UserError, match="first weights"):
+        train(toy.Toy(), toy.toy_pixels(), toy.settings(), **given)
+    again = toy.Toy()
+    again.load_state_dict(weights)
+    assert train(again, toy.toy_pixels(), toy.settings(), **given).resumed_from == 12
+
+
+def test_a_half_trained_method_whose_checkpoint_is_gone_says_what_it_starts_with(tmp_path, monkeypatch, caplog):
+    method = half_trained(tmp_path / "c.pt", monkeypatch)
+    for file in list(tmp_path.iterdir()):
+        file.unlink()
+    train(method, toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "c.pt")
+    assert "starting with the weights that an earlier call left" in caplog.text
+    assert train(method, toy.toy_pixels(), toy.settings(), checkpoint=tmp_path / "c.pt").resumed_from == 12
+    with pytest.raises(UserError, match="first weights"):
+        toy.once(tmp_path / "c.pt")
 
 
 def test_a_signal_in_the_last_step_does_not_spoil_the_finish(tmp_path):

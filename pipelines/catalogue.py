@@ -73,6 +73,12 @@ class PipelineInfo:
 
 
 PIPELINES = {
+    "adabn": PipelineInfo(
+        "adabn",
+        "Adapt a model to unlabelled faces in seconds, by its batch-normalisation statistics alone",
+        "adabn",
+        ("target", "source", "holdout"),
+    ),
     "clup": PipelineInfo(
         "clup",
         "Adapt a model to unlabelled faces with CluP, evaluate, report and register it",

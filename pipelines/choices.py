@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from ..common.errors import expected, fields_as, unknown
 
 
@@ -30,6 +34,47 @@ def check_split(name: str, value: str) -> None:
 
         with fields_as("", split=name):
             check_split_name(value)
+
+
+def check_adaptation(values: Mapping[str, Any]) -> None:
+    """Checks what every adaptation has: a target, a source model, a holdout, and a name in the registry.
+
+    Args:
+        values: ``target``, ``source``, ``holdout_classes``, ``model_name``, and of target and holdout the layout, split
+            and share that may be skipped.
+
+    Raises:
+        UserError: A value is not one of its choices or out of range.
+    """
+    from ..registry.names import check_model_name
+
+    for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
+        if not str(values[name]).strip():
+            raise expected(name, "a folder, a file or an address", values[name], fix)
+    for name in ("target", "holdout"):
+        check_layout(f"{name}_layout", values[f"{name}_layout"])
+        check_split(f"{name}_split", values[f"{name}_split"])
+        check_share(f"{name}_max_skipped", values[f"{name}_max_skipped"])
+    _check_scored(values["holdout_classes"])
+    if values["model_name"]:  # an empty one registers nothing
+        check_model_name(values["model_name"])
+
+
+def _check_scored(classes: str) -> None:
+    """Finds a misspelt class now and not after the training; the classes of an imported holdout are always these."""
+    from ..faces.schema import EXPRESSIONS
+
+    for name in filter(None, map(str.strip, classes.split(","))):
+        if name not in EXPRESSIONS:
+            raise unknown("holdout_classes", name, EXPRESSIONS)
+
+
+def is_foreign(source: str) -> bool:
+    """Tells whether a source model is a local file or folder that is not Ferry's own."""
+    from .catalogue import REMOTE
+
+    path = Path(source).expanduser()
+    return not source.startswith(REMOTE) and path.exists() and not (path / "model.json").is_file()
 
 
 def check_share(name: str, value: float) -> None:

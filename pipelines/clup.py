@@ -180,15 +180,9 @@ def check(values: Mapping[str, Any]) -> None:
     from ..adaptation.config import FinetuningConfig
     from ..common.errors import expected, fields_as, unknown
     from ..labelling.config import PRESETS, LabellingConfig
-    from .choices import check_layout, check_precision, check_share, check_split
+    from .choices import check_adaptation, check_precision
 
-    for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
-        if not str(values[name]).strip():
-            raise expected(name, "a folder, a file or an address", values[name], fix)
-    for name in ("target", "holdout"):
-        check_layout(f"{name}_layout", values[f"{name}_layout"])
-        check_split(f"{name}_split", values[f"{name}_split"])
-        check_share(f"{name}_max_skipped", values[f"{name}_max_skipped"])
+    check_adaptation(values)
     check_precision(values["precision"])
     _check_pretraining(values)
     teachers = ("auto", "source", "adabn")
@@ -206,9 +200,7 @@ def check(values: Mapping[str, Any]) -> None:
             clusters=values["labelling_clusters"] or None,
             keep=values["labelling_keep"] or None,
         )
-    _check_scored(values)
     _check_foreign(values)
-    _check_name(values["model_name"])
 
 
 def preflight(values: Mapping[str, Any]) -> int:
@@ -269,23 +261,12 @@ def _check_pretraining(values: Mapping[str, Any]) -> None:
         raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
 
 
-def _check_scored(values: Mapping[str, Any]) -> None:
-    """Finds a misspelt class now and not after the training; the classes of an imported holdout are always these."""
-    from ..common.errors import unknown
-    from ..faces.schema import EXPRESSIONS
-
-    for name in filter(None, map(str.strip, values["holdout_classes"].split(","))):
-        if name not in EXPRESSIONS:
-            raise unknown("holdout_classes", name, EXPRESSIONS)
-
-
 def _check_foreign(values: Mapping[str, Any]) -> None:
     """Finds now what needs the weights of a source model that gives none."""
     from ..common.errors import expected
-    from .catalogue import REMOTE
+    from .choices import is_foreign
 
-    path = Path(values["source"]).expanduser()
-    if values["source"].startswith(REMOTE) or not path.exists() or (path / "model.json").is_file():
+    if not is_foreign(values["source"]):
         return
     for name, needs, others in (
         ("labelling_teacher", ("adabn",), "auto or source"),
@@ -294,12 +275,5 @@ def _check_foreign(values: Mapping[str, Any]) -> None:
     ):
         if values[name] in needs:
             fix = "The weights of a foreign model cannot be trained; only what it predicts is used."
-            raise expected(name, f"{others} for the foreign source model {path.name}", values[name], fix)
-
-
-def _check_name(name: str) -> None:
-    """Finds a name that the registry would refuse after the training; an empty one registers nothing."""
-    from ..registry.names import check_model_name
-
-    if name:
-        check_model_name(name)
+            rule = f"{others} for the foreign source model {Path(values['source']).name}"
+            raise expected(name, rule, values[name], fix)

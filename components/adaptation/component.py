@@ -7,7 +7,10 @@ from ..common.images import image
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)
 def re_estimate_statistics(
-    model: dsl.Output[dsl.Model], target: dsl.Input[dsl.Dataset], source: dsl.Input[dsl.Model]
+    model: dsl.Output[dsl.Model],
+    target: dsl.Input[dsl.Dataset],
+    source: dsl.Input[dsl.Model],
+    required: bool = False,
 ) -> None:
     """Re-estimate batch-normalisation statistics on the target (AdaBN), the baseline of every adaptation.
 
@@ -15,12 +18,13 @@ def re_estimate_statistics(
         model: The source model with the target's statistics.
         target: Unlabelled target faces.
         source: The source model.
+        required: Whether a source model without weights of its own is an error, or the model is skipped.
     """
     from ferry.adaptation.stage import adabn_stage
     from ferry.common.stage import stage
 
     with stage("re-estimate-statistics") as record:
-        adabn_stage(target.path, source.path, model.path, record)
+        adabn_stage(target.path, source.path, model.path, record, required=required)
 
 
 @dsl.component(base_image=image("cpu"), install_kfp_package=False)

@@ -24,7 +24,9 @@ from .config import FinetuningConfig
 from .statistics import adabn
 
 
-def adabn_stage(target: Path | str, source: Path | str, output: Path | str, record: StageRecord) -> None:
+def adabn_stage(
+    target: Path | str, source: Path | str, output: Path | str, record: StageRecord, *, required: bool = False
+) -> None:
     """Adapts the statistics of a source model, or says why that cannot be done.
 
     Args:
@@ -32,11 +34,18 @@ def adabn_stage(target: Path | str, source: Path | str, output: Path | str, reco
         source: The source model.
         output: Folder of the classifier to write.
         record: Receives warnings.
+        required: Whether a source model without weights is an error.
+
+    Raises:
+        UserError: The source model has no weights, and they are required.
     """
     faces = open_unlabelled(target)
     classifier = load_imported(source).classifier
     if classifier is None:
         reason = "The source is a foreign model: its statistics cannot be re-estimated."
+        if required:
+            fix = "Adapt it with `ferry run clup`, which needs only what a model predicts."
+            raise expected("source", "a model of Ferry, with its weights", "a foreign model", fix)
         record.warn(f"No AdaBN row. {reason}")
         skip_model(output, reason)
         return

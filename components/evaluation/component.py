@@ -14,10 +14,10 @@ def evaluate(
     target: dsl.Input[dsl.Dataset],
     holdout: dsl.Input[dsl.Dataset],
     source: dsl.Input[dsl.Model],
-    adabn: dsl.Input[dsl.Model],
     adapted: dsl.Input[dsl.Model],
-    pretrained: dsl.Input[dsl.Model],
-    labels: dsl.Input[dsl.Artifact],
+    adabn: dsl.Input[dsl.Model] = None,
+    pretrained: dsl.Input[dsl.Model] = None,
+    labels: dsl.Input[dsl.Artifact] = None,
     method: str = "CluP",
     scored: str = "",
     seed: int = 0,
@@ -32,10 +32,10 @@ def evaluate(
         target: Unlabelled target faces, for predicted class shares where there is no holdout.
         holdout: Labelled holdout; may be empty.
         source: The source model.
-        adabn: The source model with the target's statistics; may be skipped.
         adapted: The adapted model.
+        adabn: The source model with the target's statistics, as a row to compare with; may be skipped.
         pretrained: The pretrained encoder, for its curves; may be skipped.
-        labels: The pseudo-labels.
+        labels: The pseudo-labels, for methods that have them.
         method: Name of the method in the report.
         scored: Classes that count, separated by commas; empty for all.
         seed: Seed of the embedding pictures.
@@ -44,8 +44,9 @@ def evaluate(
     from ferry.evaluation.stage import evaluation_stage
 
     with stage("evaluate") as record:
-        models = {"source": source.path, "adabn": adabn.path, "adapted": adapted.path, "pretrained": pretrained.path}
-        data = {"target": target.path, "holdout": holdout.path, "labels": labels.path}
+        given = {"source": source, "adabn": adabn, "adapted": adapted, "pretrained": pretrained}
+        models = {key: value.path for key, value in given.items() if value is not None}
+        data = {"target": target.path, "holdout": holdout.path, **({"labels": labels.path} if labels else {})}
         outputs = {"evaluation": evaluation.path, "report": report.path}
         names: dict[str, str] = dict(method=method, scored=scored, origin=source.metadata.get("source", ""))
         found = evaluation_stage(data, models, outputs, record, seed=seed, **names)

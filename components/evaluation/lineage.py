@@ -18,19 +18,21 @@ from ..networks.trained import load_training, skipped_reason
 _USED = ("precision", "steps", "device")
 
 
-def used_parameters(models: Mapping[str, Path | str], labels: PseudoLabels) -> dict[str, Any]:
+def used_parameters(models: Mapping[str, Path | str], labels: PseudoLabels | None) -> dict[str, Any]:
     """Returns the parameters of every stage by name, with what rules and ``auto`` came to.
 
     Args:
-        models: Paths of ``pretrained`` (may be skipped) and ``adapted``.
-        labels: The pseudo-labels.
+        models: Paths of ``adapted`` and, where there is one, ``pretrained``, which may be skipped.
+        labels: The pseudo-labels of a method that has them.
     """
     parameters: dict[str, Any] = {}
     for key, prefix in (("pretrained", "pretraining"), ("adapted", "fine-tuning")):
-        training = load_training(models[key])
+        training = load_training(models[key]) if key in models else {}
         used = {name: training[name] for name in _USED if name in training}
         settings = {**training.get("settings", {}), **used}
         parameters.update({f"{prefix}.{name}": value for name, value in settings.items()})
+    if labels is None:
+        return parameters
     summary = labels.summary
     used = {"clusters": summary["clusters"]["k"], "keep": summary["keep"]["r"]}
     used |= {name: summary[name] for name in ("teacher",) if name in summary}
@@ -39,14 +41,17 @@ def used_parameters(models: Mapping[str, Path | str], labels: PseudoLabels) -> d
 
 
 def lineage(
-    models: Mapping[str, Path | str], faces: Mapping[str, UnlabelledFaces], labels: PseudoLabels, source: str = ""
+    models: Mapping[str, Path | str],
+    faces: Mapping[str, UnlabelledFaces],
+    labels: PseudoLabels | None,
+    source: str = "",
 ) -> dict[str, Any]:
     """Returns digests and origins of all that went into a run; what is empty or was skipped is left out.
 
     Args:
-        models: Paths of ``source``, ``adabn``, ``adapted`` and ``pretrained``, of which some may be skipped.
+        models: Paths by name, of which some may be skipped.
         faces: Sets of faces by name.
-        labels: The pseudo-labels.
+        labels: The pseudo-labels of a method that has them.
         source: Where the source model was taken from; empty where that is not known.
     """
     found: dict[str, Any] = {"model source, taken from": source} if source else {}
@@ -55,7 +60,8 @@ def lineage(
             found[f"model {key}"] = load_info(path).digest
         elif not skipped_reason(path):
             found[f"model {key}"] = load_imported(path).digest
-    found["pseudo-labels"] = labels.digest
+    if labels is not None:
+        found["pseudo-labels"] = labels.digest
     found |= {f"{name} faces": _origin(item) for name, item in faces.items() if len(item)}
     return {**found, "ferry": __version__, "run": os.environ.get("FERRY_RUN_ID", "")}
 

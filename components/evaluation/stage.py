@@ -66,8 +66,8 @@ def evaluation_stage(
 
     Args:
         data: Paths of ``target`` (unlabelled), ``holdout`` (labelled: the split ``test``, which may be empty, and the
-            split ``target`` where labels of target faces are known) and ``labels``.
-        models: Paths of ``source``, ``adabn`` (may be skipped), ``adapted`` and ``pretrained`` (may be skipped).
+            split ``target`` where labels of target faces are known) and, for a method with pseudo-labels, ``labels``.
+        models: Paths of ``source`` and ``adapted``; of ``adabn`` and ``pretrained``, which may be skipped or absent.
         outputs: Where to write ``evaluation`` (a folder, with a copy of the report) and ``report`` (an HTML file).
         record: Receives warnings and facts.
         method: Name of the method in the report.
@@ -79,11 +79,11 @@ def evaluation_stage(
         UserError: The classes of the models and of the holdout are not the same.
     """
     sets = _open(data)
-    labels = PseudoLabels.load(data["labels"]).align(sets.target.keys)
-    pseudo_labels = _pseudo_labels(labels, _true_labels(sets))
+    labels = PseudoLabels.load(data["labels"]).align(sets.target.keys) if "labels" in data else None
+    pseudo_labels = _pseudo_labels(labels, _true_labels(sets)) if labels is not None else None
     rows, left_out = _rows(models, sets, method)
     report = ReportData(
-        classes=labels.classes,
+        classes=load_imported(models["adapted"]).classes,
         rows=list(rows.values()),
         labels=sets.holdout.labels if sets.labelled else None,
         title=f"{method} adaptation report",
@@ -102,7 +102,8 @@ def evaluation_stage(
     evaluation = report.evaluated()
     folder = Path(outputs["evaluation"])
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": _target(pseudo_labels, labels.classes)})
+    adapted_to = _target(len(sets.target), pseudo_labels, evaluation.classes)
+    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": adapted_to})
     write_report(outputs["report"], replace(report, evaluation=evaluation))
     # Kubeflow's path has no suffix; without one neither MLflow nor a browser takes the file for a page.
     shutil.copyfile(outputs["report"], folder / REPORT_FILE)
@@ -153,6 +154,8 @@ def _rows(models: Mapping[str, Path | str], sets: _Sets, method: str) -> tuple[d
     rows, left_out = {}, []
     names = {"source": "source-only", "adabn": "AdaBN", "adapted": method}
     for key, name in names.items():
+        if key not in models:
+            continue
         reason = skipped_reason(models[key])
         if reason:
             left_out.append(f"The row {name}: {reason}")
@@ -180,7 +183,7 @@ def _true_labels(sets: _Sets) -> np.ndarray | None:
 def _histories(models: Mapping[str, Path | str]) -> list[History]:
     found = []
     for key, heading in (("pretrained", "Pretraining"), ("adapted", "Fine-tuning")):
-        training = load_training(models[key])
+        training = load_training(models[key]) if key in models else {}
         if training:
             steps = [entry for entry in training["history"] if entry.get("kind", "step") == "step"]
             prototypes = training.get("prototypes")
@@ -208,8 +211,10 @@ def _pseudo_labels(labels: PseudoLabels, true_labels: np.ndarray | None) -> Pseu
     return PseudoLabelData(columns.label, columns.kept, columns.purity, true_labels, note)
 
 
-def _target(labels: PseudoLabelData, classes: Sequence[str]) -> dict[str, Any]:
+def _target(images: int, labels: PseudoLabelData | None, classes: Sequence[str]) -> dict[str, Any]:
     """Returns what a model card says of the data that the model was adapted to, and how good its pseudo-labels are."""
+    if labels is None:
+        return {"images": images}
     quality = pseudo_label_quality(labels.labels, labels.kept, classes, labels.true_labels)
     kept = {name: item.kept for name, item in quality.per_class.items()}
     return {"images": quality.n, "kept": kept, "pseudo_labels": quality.to_json()}

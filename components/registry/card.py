@@ -252,7 +252,7 @@ def _data(info: ModelInfo, evaluation: Mapping[str, Any], labelled: bool) -> dic
     made = {"adapted to": f"{count}unlabelled faces with the digest {digest}" if digest else ""}
     if "faces" in info.lineage:
         made = {"trained on": f"labelled faces with the digest {info.lineage['faces']}"}
-    elif target:
+    elif "kept" in target:
         kept = ", ".join(f"{name} {number:,}" for name, number in target["kept"].items())
         made["pseudo-labels trained on"] = f"{sum(target['kept'].values()):,} ({kept})"
     images, scored = int(evaluation.get("images", 0)), evaluation.get("scored_classes", ())

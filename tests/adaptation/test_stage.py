@@ -86,6 +86,12 @@ def test_every_start_gives_a_saved_model_with_its_history_and_lineage(inputs, tm
     assert bool(torch.isfinite(load_classifier(tmp_path / "out")(torch.zeros(2, 1, 16, 16))).all())
 
 
+def test_adabn_of_a_foreign_model_is_an_error_where_nothing_else_would_come_out(faces, foreign, tmp_path, record):
+    with pytest.raises(UserError, match=r"Expected `source` to be a model of Ferry, with its weights.*ferry run clup"):
+        adabn_stage(faces[0], foreign, tmp_path / "out", record, required=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_meet_their_faces_by_key_and_only_kept_ones_are_used(inputs, faces, tmp_path, record, monkeypatch):
     import ferry.adaptation.stage as module
 

@@ -194,6 +194,23 @@ def test_a_row_that_could_not_be_made_is_left_out_by_name(room, tmp_path):
     assert "The row AdaBN: The source is a foreign model." in report.read_text()
 
 
+def test_a_method_without_pseudo_labels_and_pretraining_has_a_report_of_its_own(room, tmp_path):
+    f, record = room.folder, StageRecord("evaluate")
+    data = {"target": f / "target", "holdout": f / "holdout"}
+    outputs = {"evaluation": tmp_path / "evaluation", "report": tmp_path / "report"}
+    models = {"source": f / "source", "adapted": f / "adabn"}
+    evaluation_stage(data, models, outputs, record, method="AdaBN")
+    written = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert written["order"] == ["source-only", "AdaBN"]
+    assert written["target"] == {"images": 42}
+    text = text_of(outputs["report"])
+    assert "AdaBN adaptation report" in text
+    assert "Pseudo-labels" not in text
+    parts = table_of(outputs["report"], "Lineage")
+    assert {"model source", "model adapted"} <= set(parts)
+    assert not [name for name in parts if "pseudo" in name or "pretrained" in name]
+
+
 def test_without_a_holdout_the_target_gives_shares_and_no_accuracy(room, tmp_path):
     found, record, written, report = room.run(tmp_path, holdout="none")
     assert (found.scalars, found.matrix) == ({}, [])

@@ -6,7 +6,7 @@ from ferry.pipelines.catalogue import checked_parameters, find, parameters, with
 
 from ..registry.names import BAD, GOOD
 
-GIVEN = {"clup": {"target": "t", "source": "s"}, "source": {"faces": "f"}}
+GIVEN = {"adabn": {"target": "t", "source": "s"}, "clup": {"target": "t", "source": "s"}, "source": {"faces": "f"}}
 
 
 def checked(pipeline, **values):
@@ -61,6 +61,9 @@ def test_parameters_are_in_the_order_of_the_signature_and_have_defaults():
         ("clup", {"target_max_skipped": 5}, "Expected `target_max_skipped` to be between 0 and 1, but got 5"),
         ("clup", {"holdout_max_skipped": -1}, "Expected `holdout_max_skipped` to be between 0 and 1"),
         ("source", {"faces_max_skipped": 2}, "Expected `faces_max_skipped` to be between 0 and 1"),
+        ("adabn", {"source": " "}, "Expected `source` to be a folder, a file or an address"),
+        ("adabn", {"holdout_classes": "joy"}, "Expected `holdout_classes` to be one of"),
+        ("adabn", {"model_name": "a/b"}, "Expected `model_name`"),
         ("source", {"network": "resnet11"}, "Expected `network` to be one of resnet10"),
         ("source", {"network_channels": 2}, "Expected `network_channels` to be 1 or 3"),
         ("source", {"network_stem": "cifr"}, "Expected `network_stem` to be one of"),

@@ -98,7 +98,7 @@ def test_a_source_model_comes_out_and_nothing_is_left_over(trained, place):
 
 def test_the_whole_main_job_is_in_run_json(adapted, place):
     assert adapted["status"] == "done"
-    assert len(adapted["tasks"]) == 9
+    assert len(adapted["tasks"]) == 10
     assert all(task["status"] == "done" for task in adapted["tasks"])
     assert set(adapted["metrics"]) == {"source", "adabn", "adapted"}
     for row in adapted["metrics"].values():
@@ -110,6 +110,18 @@ def test_the_whole_main_job_is_in_run_json(adapted, place):
     assert Path(adapted["report"]).read_text().lstrip().startswith("<!doctype html")
     assert 0 < adapted["overhead_seconds"] < adapted["seconds"]
     assert not list((place / "calm" / "checkpoints").iterdir())
+
+
+def test_adabn_alone_is_an_adaptation_with_report_and_version(adapted, given, place):
+    wanted = ("target", "holdout", "source", "holdout_classes", "seed")
+    found = finish(place, "calm", "adabn", **{name: given[name] for name in wanted})
+    assert found["status"] == "done"
+    assert set(found["metrics"]) == {"source", "adapted"}
+    assert found["metrics"]["adapted"] == adapted["metrics"]["adabn"]
+    assert found["metrics"]["source"] == adapted["metrics"]["source"]
+    assert (found["model"]["name"], found["model"]["version"]) == ("ferry-adabn", "1")
+    assert weights(found, "re-estimate-statistics") == weights(adapted, "re-estimate-statistics")
+    assert "AdaBN adaptation report" in Path(found["report"]).read_text()
 
 
 def test_only_the_scored_classes_count(adapted):

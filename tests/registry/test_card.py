@@ -217,6 +217,14 @@ def test_the_data_are_counted_where_the_evaluation_knows_them(model, evaluation)
     assert card.missing() == []
 
 
+def test_a_method_without_pseudo_labels_has_a_complete_card(model, evaluation):
+    found = json.loads((evaluation / "metrics.json").read_text())
+    card = make_card("faces", load_info(model), {**found, "target": {"images": 2700}})
+    assert card.data["adapted to"] == f"2,700 unlabelled faces with the digest {TARGET}"
+    assert "pseudo-labels trained on" not in card.data
+    assert card.missing() == []
+
+
 def test_what_has_no_number_is_said_in_words(model, evaluation):
     card = card_of(model, evaluation)
     never = {**card.per_class["fear"], "precision": None}

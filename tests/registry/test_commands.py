@@ -3,16 +3,19 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import typer
 from ferry.common.errors import UserError
 from ferry.networks import load_info
-from ferry.pipelines.cli import models
+from ferry.pipelines.cli import models, predict
 from ferry.registry import make_card
+from ferry.registry.register import register
 from mlflow import MlflowClient
+from PIL import Image
 from typer.testing import CliRunner
 
-from .conftest import add_version, make_evaluation
+from .conftest import add_version, make_evaluation, make_model
 
 
 @pytest.fixture
@@ -21,6 +24,7 @@ def run(uri, monkeypatch, tmp_path):
     monkeypatch.setenv("FERRY_HOME", str(tmp_path / "ferry-home"))
     app = typer.Typer()
     models.register(app)
+    predict.register(app)
 
     def call(*arguments: str) -> str:
         result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
@@ -75,6 +79,29 @@ def test_promote_takes_a_model_without_a_holdout_whose_card_says_so(run, uri, ve
     card = dataclasses.asdict(make_card("faces", load_info(model), found))
     add_version(MlflowClient(uri), "faces", tmp_path / "unlabelled", card)
     assert run("promote", "3") == "faces version 3 is champion: models:/faces@champion\n"
+
+
+def test_predict_uses_what_was_promoted(run, uri, evaluation, quick, tmp_path):
+    """Two versions that predict differently; each command reads the alias anew."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8)).save(tmp_path / "face.png")
+    face, said = str(tmp_path / "face.png"), {}
+    for version in ("1", "2"):
+        folder = make_model(tmp_path / f"model-{version}", seed=int(version))
+        register(folder, evaluation, None, "faces", tracking_uri=uri)
+        (said[version],) = json.loads(run("predict", str(folder), face, "--json"))
+    assert said["1"]["probabilities"] != said["2"]["probabilities"]
+
+    def champion():
+        (found,) = json.loads(run("predict", "models:/faces@champion", face, "--json"))
+        return found
+
+    for version in ("1", "2"):
+        run("promote", version)
+        assert champion() == said[version]
+    run("rollback")
+    assert champion() == said["1"]
+    (challenger,) = json.loads(run("predict", "models:/faces/2", face, "--json"))
+    assert challenger == said["2"]
 
 
 def test_an_empty_registry_is_no_error(run):

@@ -7,21 +7,14 @@ import pytest
 import torch
 from ferry.common.errors import UserError
 from ferry.networks import load_classifier, load_info, load_source
-from ferry.registry import register as module
 from ferry.registry.register import register
 from ferry.training.runs import download_model
 from mlflow import MlflowClient
 
 
 @pytest.fixture
-def registered(model, evaluation, uri, monkeypatch):
+def registered(model, evaluation, uri, quick):
     """A model with one version, the challenger, without MLflow's own files."""
-
-    def pack(model, output, card):
-        shutil.copytree(model, output / "artifacts" / "classifier")
-        card.write(output)
-
-    monkeypatch.setattr(module, "pack", pack)
     return register(model, evaluation, None, "faces", tracking_uri=uri)
 
 

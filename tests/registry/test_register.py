@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import pickletools
 import socket
@@ -9,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import ferry
 import pytest
 import torch
 from ferry.common.errors import RetryableError, UserError
@@ -19,25 +21,12 @@ from ferry.registry import register as module
 from ferry.registry.lock import PREFIX
 from ferry.registry.register import register
 from ferry.registry.stage import register_stage
-from ferry.training.runs import download_model, open_run
+from ferry.training.runs import download_model, experiment, open_run
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from .conftest import LABELS, SOURCE, TARGET, make_evaluation, make_model
 from .names import BAD
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Skips MLflow's own packing, which takes seconds; the files of the model and the card are still there."""
-
-    def pack(model, output, card):
-        import shutil
-
-        shutil.copytree(model, output / "artifacts" / "classifier")
-        card.write(output)
-
-    monkeypatch.setattr(module, "pack", pack)
 
 
 class Failing:
@@ -79,7 +68,8 @@ def test_a_registered_model_is_a_whole_version(model, evaluation, uri, tmp_path)
     assert version.tags["ferry.card"] == "complete"
     assert version.tags["ferry.run"] == made.run_id
     assert f"labels={LABELS}" in version.tags["ferry.lineage"]
-    assert len(version.tags["ferry.data_digest"]) == 64
+    seen = json.dumps({"labels": LABELS, "target": TARGET}, sort_keys=True, separators=(",", ":"))
+    assert version.tags["ferry.data_digest"] == hashlib.sha256(seen.encode()).hexdigest()
     client = MlflowClient(uri)
     assert client.get_run(made.run_id).info.status == "FINISHED"
     description = client.get_model_version("faces", "1").description
@@ -201,6 +191,48 @@ def test_another_evaluation_of_the_same_model_is_another_version(model, evaluati
     assert [version.version for version in versions] == ["2", "1"]
     assert Registry(uri).card("faces", "1").results != Registry(uri).card("faces", "2").results
     assert {version.tags["ferry.run"] for version in versions} == {"run-1"}
+
+
+def test_the_data_digest_is_over_what_training_saw_and_nothing_else(evaluation, uri, quick, tmp_path):
+    lineage = {"source": SOURCE, "target": TARGET, "labels": LABELS}
+    given = {
+        "first": lineage,
+        "same": {**lineage, "source": "11" * 32},
+        "labels": {**lineage, "labels": "22" * 32},
+        "target": {**lineage, "target": "33" * 32},
+        "swapped": {**lineage, "target": LABELS, "labels": TARGET},
+        "faces": {"faces": TARGET},
+        "nothing": {"source": SOURCE},
+    }
+    digests = {}
+    for name, values in given.items():
+        register(make_model(tmp_path / name, **values), evaluation, None, name, tracking_uri=uri)
+        digests[name] = Registry(uri).versions(name)[0].tags.get("ferry.data_digest")
+    assert digests["first"] == digests["same"]
+    assert digests.pop("nothing") is None
+    assert len(set(digests.values())) == len(digests) - 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "run_tags", "found"),
+    [
+        ("", {}, None),  # the MLflow run itself
+        ("", {"kfp.pipeline_run_id": "kfp-1"}, "kfp-1"),
+        ("", {"kfp.pipeline_run_id": "kfp-1", "ferry.run": "ferry-1"}, "ferry-1"),
+        ("variable-1", {"kfp.pipeline_run_id": "kfp-1", "ferry.run": "ferry-1"}, "variable-1"),
+    ],
+)
+def test_the_pipeline_run_is_known_with_and_without_kubeflow(
+    model, evaluation, uri, quick, monkeypatch, variable, run_tags, found
+):
+    monkeypatch.setenv("FERRY_RUN_ID", variable)
+    client = MlflowClient(uri)
+    run = client.create_run(experiment(client, uri), tags=run_tags).info.run_id
+    register(model, evaluation, None, "faces", tracking_uri=uri, run_id=run, tags={"team": "faces"})
+    tags = Registry(uri).versions("faces")[0].tags
+    assert tags["ferry.run"] == (found or run)
+    assert tags["team"] == "faces"
+    assert tags["ferry.version"] == ferry.__version__
 
 
 def test_the_variables_of_a_pipeline_are_followed(model, evaluation, uri, quick, monkeypatch):

@@ -103,6 +103,7 @@ def fine_tuning_stage(
         settings = {
             **asdict(config),
             "learning_rate": config.peak_learning_rate,
+            "batch_size": config.batch_for(len(rows)),
             "epochs": config.epochs_for(len(rows)),
         }
         save_trained(network.cpu().eval(), output, result, method="clup", lineage=lineage, settings=settings)

@@ -110,6 +110,13 @@ def test_labels_meet_their_faces_by_key_and_only_kept_ones_are_used(inputs, face
     np.testing.assert_array_equal(seen["pixels"], target.pixels(16, 1)[kept])
 
 
+def test_the_settings_of_a_model_are_those_that_were_used(inputs, faces, tmp_path, record):
+    fine_tuning_stage(inputs, tmp_path / "out", record, start="source", **{**CHOICES, "batch_size": 1000})
+    settings = load_training(tmp_path / "out")["settings"]
+    assert settings["batch_size"] == record.facts["kept"] < len(open_unlabelled(faces[0]))
+    assert (settings["epochs"], settings["learning_rate"]) == (1, 0.005)
+
+
 def test_without_a_pretraining_a_pretrained_start_says_why(inputs, tmp_path, record):
     skip_model(tmp_path / "none", "No pretraining was asked for.")
     given = {**inputs, "pretrained": tmp_path / "none"}

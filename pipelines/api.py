@@ -23,7 +23,7 @@ def run(
     """Runs a pipeline on this machine, as ``ferry run`` does, and returns when it has ended.
 
     Args:
-        pipeline: ``clup`` or ``source``.
+        pipeline: ``clup``, ``adabn`` or ``source``.
         home: Folder of runs and the local MLflow store; default ``$FERRY_HOME``, else ``.ferry``.
         seed: Fixes the run.
         say: Receives lines for people, for example ``print``; None is silent.
@@ -101,7 +101,7 @@ def compile_pipeline(name: str, output: Path | str | None = None) -> str:
     """Compiles a pipeline to Kubeflow's YAML, as ``ferry compile`` does.
 
     Args:
-        name: ``clup`` or ``source``.
+        name: ``clup``, ``adabn`` or ``source``.
         output: The file to write; None writes none.
 
     Returns:

@@ -25,7 +25,7 @@ PairsOption = Annotated[
         help="A parameter (see: ferry parameters PIPELINE); may be repeated.",
     ),
 ]
-NameArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="clup or source.")]
+NameArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="clup, adabn or source.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -71,7 +71,7 @@ def clup(
             pseudo-labels; no training sees them.
         labelling_score: [optional] purity (of a label's cluster) or confidence (of the teacher).
         labelling_teacher: [optional] Who labels: source, adabn (source with the target's statistics), or auto: adabn
-            where it can be made.
+            where it can be made, and source in the preset released.
         labelling_preset: [optional] clean (recommended), or released: the switches of the CluP authors' code.
         labelling_clusters: [optional] Number of k-means clusters; 0 for the rule (released: 1000).
         labelling_keep: [optional] Fraction of each class that is kept; 0 for the rule (released: 0.1).

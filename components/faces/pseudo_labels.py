@@ -43,10 +43,10 @@ class Columns:
         score: float32, what ranked the image within its pseudo-class.
         cluster: int64 cluster on the source features.
         purity: float32, share of the cluster's most frequent source label, without smoothing.
-        confidence: float32, the source model's largest probability.
+        confidence: float32, the teacher's largest probability.
         distance: float32, distance to the cluster's centroid on ``[z; 1] / ||[z; 1]||``.
         kept: bool, whether the image is trained on.
-        teacher: int64, the source model's own label.
+        teacher: int64, the teacher's own label.
     """
 
     label: npt.NDArray[np.int64]

@@ -183,3 +183,17 @@ def test_settings_that_collapse_are_stopped_and_the_small_preset_is_not(tmp_path
     assert last["loss"] < chance_loss(40) - 0.1
     assert last["max_code"] > 3 / 40
     assert last["spread"] > 0.9
+
+
+@pytest.mark.slow
+def test_deepcluster_keeps_its_rank_from_random_weights(tmp_path):
+    """At SwAV's learning rate and temperature: loss 0.3 to 1.5 above ln K, rank 6 to 13, spread 0.2 to 0.4."""
+    render_faces(tmp_path / "faces", 1000, "line", 1, size=24, splits={"train": 1.0}, labels=False)
+    pictures = open_unlabelled(tmp_path / "faces").pixels(24, 1, cache=tmp_path)
+    encoder = build_encoder(Architecture(name="resnet10", width=8, input_size=24), 0)
+    config = preset("deepcluster", "small", epochs=8, batch_size=64, precision="fp32")
+    done = pretrain(encoder, pictures, config, classes=7)
+    last = [record for record in done.result.history if record["kind"] == "epoch"][-1]
+    assert last["loss"] < chance_loss(70) + 0.1
+    assert last["rank"] > 25
+    assert last["spread"] > 0.55

@@ -34,6 +34,7 @@ from ferry.source import SourceConfig, train_supervised
 
 EPOCHS, WIDTH = SOURCE_PARAMETERS["training_epochs"], SOURCE_PARAMETERS["network_width"]
 
+OWN_STYLE = "own style"
 ROWS = {
     "source-only": ("source", 1),
     "source-only, twice the training": ("source", 2),
@@ -45,6 +46,7 @@ ROWS = {
     "stage 1 labelled by the plain source model, as published": {"teacher": "source"},
     "without stage 2: fine-tuned from the AdaBN model": {"start": "adabn"},
     "stage 2 from random weights": {"init": "random"},
+    "for comparison: source-only on unseen faces of its own style": OWN_STYLE,
 }
 """Row to what is shown: a model and the factor on the source's epochs, or the changes to CluP's defaults."""
 
@@ -99,6 +101,10 @@ class Seed:
         return load_encoder(folder)
 
     def result(self, shown) -> dict:
+        if shown == OWN_STYLE:
+            count = round(TARGET_FACES * HOLDOUT_SHARE)
+            faces = open_faces(self._rendered(count, SOURCE_STYLE, 1000 + self.seed, {"test": 1.0}), "test")
+            return scores(self.source().outputs(faces.pixels(SIZE)).logits, faces)
         if isinstance(shown, tuple):
             model = teacher_of(self.source(shown[1]), self.target, shown[0])
             return scores(model.outputs(self.holdout.pixels(SIZE)).logits, self.holdout)

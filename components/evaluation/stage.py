@@ -109,7 +109,8 @@ def evaluation_stage(
     shutil.copyfile(outputs["report"], folder / REPORT_FILE)
     _warn(evaluation, report.run_alarms(), record)
     metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
-    record.facts.update(metrics=metrics, verdict=vars(evaluation.verdict))
+    names = {key: row.name for key, row in rows.items()}
+    record.facts.update(metrics=metrics, names=names, verdict=vars(evaluation.verdict))
     _track(metrics, folder)
     return _found(evaluation, metrics) if sets.labelled else Found(classes=list(evaluation.classes))
 

@@ -55,10 +55,15 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def metrics_table(metrics: Mapping[str, Any], title: str = "") -> None:
-    """Prints accuracy and mean-class accuracy of every row of a run."""
-    names = {"source": "source-only", "adabn": "AdaBN", "adapted": "adapted"}
-    order = [*names, *sorted(set(metrics) - set(names))]
+def metrics_table(metrics: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Prints accuracy and mean-class accuracy of every row of a run.
+
+    Args:
+        metrics: Row to metrics, as in ``run.json``.
+        names: Row to the name that the report gives it; a row without one goes by its key.
+    """
+    known = ("source", "adabn", "adapted")
+    order = [*known, *sorted(set(metrics) - set(known))]
     rows = [
         (
             names.get(name, name),
@@ -70,4 +75,4 @@ def metrics_table(metrics: Mapping[str, Any], title: str = "") -> None:
         for name in order
         if (row := metrics.get(name)) is not None
     ]
-    print_table(title, ["model", "accuracy", "mean-class accuracy", "worst class", "faces"], rows, numbers=(1, 2, 3, 4))
+    print_table("", ["model", "accuracy", "mean-class accuracy", "worst class", "faces"], rows, numbers=(1, 2, 3, 4))

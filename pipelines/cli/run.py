@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import sys
@@ -109,7 +110,8 @@ def _last_model(record: RunRecord) -> str:
 def summarise(record: RunRecord, home: Path) -> None:
     """Prints what a finished run is good for: numbers, report, model, where to look further."""
     if any(row.get("n") for row in record.metrics.values()):
-        metrics_table(record.metrics)
+        names = next((task.facts["names"] for task in record.tasks if "names" in task.facts), {})
+        metrics_table(record.metrics, names)
     if record.report:
         print(f"Report:  {record.report}")
     if record.model:
@@ -190,10 +192,14 @@ def runs(home: HomeOption = None, json: JsonOption = False) -> None:
     """List the runs of a home, newest first."""
     from ..runner import Home
 
-    records = _records(Home.at(home))
+    place = Home.find(home)
+    records = _records(place)
     if json:
         names = ("id", "pipeline", "status", "started", "seconds", "metrics", "report", "model", "error")
         print_json([{name: getattr(record, name) for name in names} for record in records])
+        return
+    if not records:
+        say(f"No runs in {place.root}. Start with: ferry demo")
         return
     rows = [
         (
@@ -214,13 +220,15 @@ def _records(home: Home) -> list[RunRecord]:
     from ..runner import load_record
     from ..runner.settle import settle
 
-    try:
-        with home.lock():
-            settle(home)
-    except RetryableError:
-        pass
+    paths = sorted(home.runs.glob("*/run.json"), reverse=True)
+    if paths and os.access(home.root, os.W_OK):
+        try:
+            with home.lock():
+                settle(home)
+        except RetryableError:
+            pass
     found = []
-    for path in sorted(home.runs.glob("*/run.json"), reverse=True):
+    for path in paths:
         try:
             found.append(load_record(path))
         except FerryError as error:

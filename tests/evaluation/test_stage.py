@@ -128,6 +128,7 @@ def test_three_rows_with_their_numbers_in_every_place(room, plain):
     assert written["order"] == ["source-only", "AdaBN", "CluP"]
     assert (written["source"], written["adapted"]) == ("source-only", "CluP")
     assert set(record.facts["metrics"]) == {"source", "adabn", "adapted"}
+    assert record.facts["names"] == {"source": "source-only", "adabn": "AdaBN", "adapted": "CluP"}
     for key, name in (("source", "source-only"), ("adabn", "AdaBN"), ("adapted", "CluP")):
         assert record.facts["metrics"][key] == written["rows"][name]["metrics"]
     holdout = open_faces(room.folder / "holdout")

@@ -59,9 +59,11 @@ $(VENV)/bin/python:
 	the error above. On Debian and Ubuntu run: apt install python3-venv; then: make $(MAKECMDGOALS)" >&2; exit 2; }
 
 $(VENV)/.ferry: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Ferry and what it needs into $(VENV): some minutes and gigabytes, without further messages."
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/.ferry-test: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Ferry and what it and its tests need into $(VENV): some minutes and gigabytes, without further messages."
 	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
 	@touch $@ $(VENV)/.ferry

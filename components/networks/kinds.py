@@ -35,5 +35,6 @@ def refuse_pickle(path: Path) -> UserError:
     if is_torchscript(path):
         fix = "Write a sidecar for it and open it with ferry.networks.load_source(path, trust=True) if you trust it."
         return expected(str(path), rule, "a TorchScript file, which runs code when it is opened", fix)
-    fix = f"Convert its state dict once: ferry.networks.convert_state_dict({str(path)!r}, architecture).save(folder)."
+    call = f"ferry.networks.convert_state_dict({str(path)!r}, architecture, classes=names).save(folder)"
+    fix = f"Convert its state dict once, with the ferry.networks.Architecture that it belongs to: {call}."
     return expected(str(path), rule, "a pickle, which may run any code when it is opened", fix)

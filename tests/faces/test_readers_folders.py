@@ -109,6 +109,13 @@ def test_what_is_not_read_is_mentioned(tmp_path, caplog):
     assert "2 images outside" in caplog.text
 
 
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_a_single_class_folder_is_recognised(tmp_path, top):
+    plant(tmp_path, f"{top}happiness/1.png", f"{top}happiness/2.png")
+    assert reader("auto", tmp_path).name == "folder"
+    assert [face.label for face in read("auto", tmp_path)] == ["happiness", "happiness"]
+
+
 def test_remains_of_operating_systems_are_not_classes(tmp_path):
     plant(tmp_path, "happy/1.png", "sad/1.png", "__MACOSX/happy/._1.png", ".git/x.png", "happy/._1.png")
     assert [face.key for face in read("auto", tmp_path)] == ["happy/1.png", "sad/1.png"]

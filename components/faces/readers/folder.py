@@ -47,13 +47,13 @@ class FolderReader(LayoutReader[FolderOptions]):
     options_type = FolderOptions
 
     def detect(self, source: Path) -> bool:
-        """Tells whether at least half of the class folders, and two of them, carry names of expressions."""
+        """Tells whether all class folders carry names of expressions, or two of them and at least half."""
         if not source.is_dir():
             return False
         tops = [source / name for name in split_folders(source)] or [source]
         names = {name for top in tops for name in subfolders(top)}
         known = sum(canonical(name) is not None for name in names)
-        return known >= 2 and 2 * known >= len(names)
+        return 0 < known == len(names) or (known >= 2 and 2 * known >= len(names))
 
     def faces(self, source: Path, options: FolderOptions) -> Iterator[RawFace]:
         """Maps all folder names first, so that a name nobody knows stops the import before it starts."""

@@ -92,7 +92,11 @@ def predict(
     from .prediction import predict_images
     from .runner import Home
 
-    tracking = Home.at(home).tracking_uri if is_registry_uri(str(model)) else ""
+    tracking = ""
+    if is_registry_uri(str(model)):
+        place = Home.find(home)
+        place.require_store()
+        tracking = place.tracking_uri
     given = [images] if isinstance(images, (str, Path)) else list(images)
     return predict_images(str(model), given, tracking_uri=tracking, trust=trust)
 

@@ -69,17 +69,21 @@ def _home(home: Any) -> dict[str, Any]:
 
     from ..runner import Home
 
-    place = Home.at(home)
-    free = shutil.disk_usage(place.root).free / 2**30
+    root = Home.find(home).root
+    there = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    found = f"{root}, {free:.0f} GiB free"
+    if not os.access(there, os.W_OK):
+        return _check("home", f"{found}, not writable", "error", "Pass another --home, or change its permissions.")
     advice = "" if free > 2 else "Less than 2 GiB are free; checkpoints and decoded faces may not fit."
-    return _check("home", f"{place.root}, {free:.0f} GiB free", "warning" if advice else "ok", advice)
+    return _check("home", found, "warning" if advice else "ok", advice)
 
 
 def _mlflow(home: Any) -> dict[str, Any]:
     from ...training.runs import reachable
     from ..runner import Home
 
-    uri = Home.at(home).tracking_uri
+    uri = Home.find(home).tracking_uri
     problem = reachable(uri)
     if problem:
         return _check("MLflow", f"{uri}: {problem}", "error", "Check MLFLOW_TRACKING_URI, or unset it to use the home.")

@@ -30,9 +30,13 @@ def models(
     json: JsonOption = False,
 ) -> None:
     """List registered models, their versions and aliases."""
-    registry = _registry(home)
-    names = [name] if name else registry.names()
-    versions = [version for one in names for version in registry.versions(one)]
+    from ..runner import Home
+
+    versions: list[Version] = []
+    if Home.find(home).has_store:
+        registry = _registry(home)
+        names = [name] if name else registry.names()
+        versions = [version for one in names for version in registry.versions(one)]
     if json:
         print_json([{**asdict(version), "uri": version.uri} for version in versions])
     elif versions:
@@ -69,7 +73,9 @@ def _registry(home: Path | None) -> Registry:
     from ...registry import Registry
     from ..runner import Home
 
-    return Registry(Home.at(home).tracking_uri)
+    place = Home.find(home)
+    place.require_store()
+    return Registry(place.tracking_uri)
 
 
 def _show(found: Version, what: str, json: bool) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,17 +31,32 @@ class Home:
 
     @classmethod
     def at(cls, root: Path | str | None = None) -> Home:
-        """Opens the home at `root`, else at ``$FERRY_HOME``, else at ``.ferry`` in the current folder.
+        """Opens the home at `root`, else at ``$FERRY_HOME``, else at ``.ferry`` in the current folder, and makes it.
 
         Raises:
             UserError: The place cannot be a writable folder.
         """
-        path = Path(root or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser().absolute()
-        if path.exists() and not path.is_dir():
-            raise expected("home", "a folder", str(path), "Pass another --home.")
-        with disk_errors(f"home {path}"):
+        home = cls.find(root)
+        with disk_errors(f"home {home.root}"):
             for name in ("runs", "checkpoints", "cache", "spool"):
-                (path / name).mkdir(parents=True, exist_ok=True)
+                (home.root / name).mkdir(parents=True, exist_ok=True)
+        return home
+
+    @classmethod
+    def find(cls, root: Path | str | None = None) -> Home:
+        """Returns the home that :meth:`at` would open, there or not, and makes nothing: for what only reads.
+
+        Raises:
+            UserError: The place is no folder.
+            OSError: It cannot be looked at.
+        """
+        path = Path(root or os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser().absolute()
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            return cls(path)
+        if not stat.S_ISDIR(mode):
+            raise expected("home", "a folder", str(path), "Pass another --home.")
         return cls(path)
 
     @property
@@ -79,6 +95,20 @@ class Home:
     def tracking_uri(self) -> str:
         """``$MLFLOW_TRACKING_URI``, else a database file in the home."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def has_store(self) -> bool:
+        """Whether there is an MLflow store to read: one that the environment names, or what runs here have left."""
+        return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (self.root / "mlflow.db").is_file()
+
+    def require_store(self) -> None:
+        """Checks that there is an MLflow store, before something would make an empty one.
+
+        Raises:
+            UserError: There is none.
+        """
+        if not self.has_store:
+            raise expected("home", "one with registered models", str(self.root), "Pass another --home.")
 
     def new_run(self, pipeline: str) -> Path:
         """Makes the folder of a new run; its name is the run's id, sortable by time."""

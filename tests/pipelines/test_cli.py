@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -152,6 +153,44 @@ def test_runs_lists_newest_first_and_leaves_damaged_ones_out(ferry, home):
     code, out, _ = ferry("runs", "--home", home.root)
     assert "25.0 -> 25.0 %" in out
     assert "62 s" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "shown"),
+    [
+        (("runs",), 0, "No runs in HOME."),
+        (("models",), 0, "No model is registered yet."),
+        (("doctor", "--json"), 0, "HOME, "),
+        (("promote", "3"), 2, "Expected `home` to be one with registered models, but got 'HOME'."),
+        (("rollback",), 2, "Expected `home` to be one with registered models, but got 'HOME'."),
+        (("predict", "models:/m@champion", "face.png"), 2, "Expected `home` to be one with registered models"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else None,
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_what_only_reads_makes_nothing_in_a_place_that_is_no_home(ferry, tmp_path, words, code, shown, there):
+    place = tmp_path / "nowhere"
+    if there:
+        (place / "tmp").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    found, out, err = ferry(*words, "--home", place)
+    assert found == code
+    assert shown.replace("HOME", str(place)) in out + err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_home_that_cannot_be_written_is_listed_as_it_is_and_doctor_says_so(ferry, home, monkeypatch):
+    folder = home.new_run("clup")
+    a_record(id=folder.name, status="running", mlflow={}).write(folder)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
+    code, out, _ = ferry("runs", "--home", home.root, "--json")
+    assert (code, json.loads(out)[0]["status"]) == (0, "running")
+    assert not (home.root / "lock").exists()
+    code, out, _ = ferry("doctor", "--home", home.root, "--json")
+    check = next(check for check in json.loads(out) if check["check"] == "home")
+    assert (code, check["status"]) == (75, "error")
+    assert "not writable" in check["found"]
 
 
 def test_runs_completes_the_record_of_a_killed_run_but_not_of_one_at_work(ferry, home):

@@ -22,6 +22,16 @@ def test_a_file_is_no_home(tmp_path):
         Home.at(tmp_path / "file")
 
 
+def test_finding_a_home_makes_nothing_and_names_the_one_that_opening_makes(tmp_path):
+    found = Home.find(tmp_path / "home")
+    assert not list(tmp_path.iterdir())
+    assert not found.has_store
+    assert found == Home.at(tmp_path / "home")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Expected `home` to be a folder"):
+        Home.find(tmp_path / "file")
+
+
 def test_tracking_is_in_the_home_unless_a_server_is_named(home, monkeypatch):
     assert home.tracking_uri == f"sqlite:///{home.root / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,18 @@ STATE_VARIABLE = "FERRY_PROGRESS_FILE"
 _SHOW_AFTER = 2.0
 _LOG_EVERY = 10.0
 _STATE_EVERY = 0.5
+_RATE_OVER = 30.0
+_RATE_OF_AT_LEAST = 10
+_RATE_OVER_AT_LEAST = 1.0
+_MARK_EVERY = 0.5
 
 
 class Progress:
     """Counts work and shows rate and time left.
 
+    The rate is that of the last thirty seconds, and of ten steps where they take longer, so that a slow minute is soon
+    forgotten. The first step, in which work often still starts up, is left out. Where there is no more than that, and
+    at the end, it is the mean since the start.
     Nothing is shown for work that ends within two seconds. On a terminal a bar is drawn; otherwise a plain line is
     logged at most every ten seconds. Where ``FERRY_PROGRESS_FILE`` is set, the state is also left there, so that a
     runner can show it elsewhere.
@@ -44,6 +52,7 @@ class Progress:
         self._said: list[str] = []
         self._id = f"{os.getpid()}-{time.time_ns()}"
         self._began = self._logged = self._stated = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque()
         self._bar: Any = None
         self._task: Any = None
         self._state_file = os.environ.get(STATE_VARIABLE, "")
@@ -69,6 +78,15 @@ class Progress:
 
     @property
     def rate(self) -> float:
+        """Units per second, lately."""
+        if self._marks:
+            (since, before), (until, done) = self._marks[0], self._marks[-1]
+            if until - since >= _RATE_OVER_AT_LEAST:
+                return (done - before) / (until - since)
+        return self.mean_rate
+
+    @property
+    def mean_rate(self) -> float:
         """Units per second since the start."""
         return (self.done - self._start) / max(self.seconds, 1e-9)
 
@@ -84,6 +102,7 @@ class Progress:
         self.done += by
         self.note = note or self.note
         now = time.monotonic()
+        self._mark(now)
         if now - self._began < _SHOW_AFTER:
             return
         if sys.stderr.isatty():
@@ -101,6 +120,15 @@ class Progress:
         self._said.append(text)
         if self._state_file:
             self._leave_state()
+
+    def _mark(self, now: float) -> None:
+        """Notes what is done by now, for the rate: some sixty marks, from the last one that is old enough on."""
+        marks = self._marks
+        if len(marks) > 1 and now - marks[-2][0] < _MARK_EVERY:
+            marks.pop()
+        marks.append((now, self.done))
+        while len(marks) > _RATE_OF_AT_LEAST + 1 and now - marks[1][0] >= _RATE_OVER:
+            marks.popleft()
 
     def _refresh_bar(self) -> None:
         if self._bar is None:
@@ -121,7 +149,7 @@ class Progress:
 
     def _numbers(self, eta: bool = True, finished: bool = False) -> str:
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
-        text = f"{count} {self.unit}, {per_second(self.rate)}"
+        text = f"{count} {self.unit}, {per_second(self.mean_rate if finished else self.rate)}"
         if finished:
             text += f", {duration(self.seconds)}"
         elif eta and self.eta is not None:

@@ -181,11 +181,11 @@ class _Training:
         if self.finished:
             self._say("finished before, nothing to do")
             return self._result(self.seconds_before)
-        if self.resumed_from is not None:
-            self._say("going on at step %d of %d", self.step, self.engine.total_steps)
         self._open_tracker()
         try:
             with Interruption() as interruption, self._progress() as bar:
+                if bar is not None and self.resumed_from is not None:
+                    bar.say(f"continuing at step {self.step:,} of {self.engine.total_steps:,}")
                 for epoch in range(self.step // self.sampler.steps_per_epoch, self.config.epochs):
                     self._epoch(epoch, interruption, bar)
                 self.finished = True

@@ -52,6 +52,52 @@ def test_resumed_work_does_not_count_into_the_rate(clock):
     assert bar.eta == pytest.approx(40.0)
 
 
+def test_the_first_step_and_a_slow_minute_are_forgotten_by_the_rate_but_not_by_the_mean(clock):
+    bar = Progress("training", 10_000, start=5_000)
+    clock.now += 40
+    bar.advance(10)
+    assert bar.rate == pytest.approx(10 / 40)
+    for _ in range(40):
+        clock.now += 0.25
+        bar.advance(10)
+    assert bar.rate == pytest.approx(40.0)
+    assert bar.eta == pytest.approx((5_000 - 410) / 40)
+    clock.now += 60
+    bar.advance(10)
+    assert 1 < bar.rate < 410 / 70
+    for _ in range(130):
+        clock.now += 0.25
+        bar.advance(10)
+    assert bar.rate == pytest.approx(40.0)
+    assert bar.mean_rate == pytest.approx(1720 / (40 + 10 + 60 + 32.5))
+
+
+def test_steps_longer_than_the_window_have_the_rate_of_ten(clock):
+    bar = Progress("training", 100)
+    for seconds in (90, 10, 50, 100):
+        clock.now += seconds
+        bar.advance(5)
+    assert bar.rate == pytest.approx(15 / 160)
+    for _ in range(10):
+        clock.now += 40
+        bar.advance(5)
+    assert bar.rate == pytest.approx(5 / 40)
+
+
+def test_steps_at_the_same_instant_have_a_finite_rate_and_few_marks(clock):
+    bar = Progress("training", None)
+    assert (bar.rate, bar.eta) == (0, None)
+    clock.now += 4
+    for _ in range(10_000):
+        bar.advance(1)
+    assert bar.rate == pytest.approx(10_000 / 4)
+    for _ in range(100_000):
+        clock.now += 0.001
+        bar.advance(1)
+    assert bar.rate == pytest.approx(1000, rel=0.01)
+    assert len(bar._marks) < 100
+
+
 def test_the_state_file_is_whole_json_and_says_where_the_work_is(clock, tmp_path, monkeypatch):
     path = tmp_path / "state.json"
     monkeypatch.setenv(module.STATE_VARIABLE, str(path))

@@ -261,6 +261,17 @@ def test_another_precision_can_go_on_from_the_last_good_checkpoint(tmp_path, cap
     assert "going on in fp32, begun in bf16" in caplog.text
 
 
+def test_a_training_that_goes_on_says_once_where(tmp_path, caplog):
+    path = tmp_path / "c.pt"
+    with caplog.at_level("INFO", "ferry"):
+        with pytest.raises(RetryableError):
+            train(stopping_at(signal.SIGTERM, 3), toy.toy_pixels(), toy.settings(), checkpoint=path)
+        assert "continuing" not in caplog.text
+        result = train(toy.Toy(), toy.toy_pixels(), toy.settings(), checkpoint=path)
+    assert caplog.text.count("continuing") == 1
+    assert f"training: continuing at step 4 of {result.steps}" in caplog.text
+
+
 def test_seconds_of_all_calls_are_counted(tmp_path):
     path = tmp_path / "c.pt"
     with pytest.raises(RetryableError):

@@ -66,6 +66,8 @@ class Evaluation:
         adapted: Name of the adapted row.
         rows: Every model by name, in the given order.
         differences: ``row - source`` by row and metric; empty without labels.
+        rival: Name of the best row beside these two, AdaBN in a run of CluP; "" where there is none or no label.
+        to_rival: ``row - rival`` by row and metric, the source left out; empty without a rival.
         verdict: The verdict in words.
         alarms: What the reader must not overlook; warnings first.
         true_shares: True share of each class, or None without labels.
@@ -79,6 +81,8 @@ class Evaluation:
     adapted: str
     rows: Mapping[str, RowEvaluation]
     differences: Mapping[str, Mapping[str, Difference]]
+    rival: str
+    to_rival: Mapping[str, Mapping[str, Difference]]
     verdict: Verdict
     alarms: tuple[Alarm, ...]
     true_shares: Mapping[str, float | None] | None
@@ -118,10 +122,9 @@ class Evaluation:
             "order": list(self.rows),
             "rows": rows,
             "metrics": self.run_metrics(),
-            "differences": {
-                name: {metric: item.to_json() for metric, item in items.items()}
-                for name, items in self.differences.items()
-            },
+            "differences": _plain(self.differences),
+            "rival": self.rival,
+            "differences_to_rival": _plain(self.to_rival),
             "verdict": vars(self.verdict),
             "alarms": [vars(alarm) for alarm in self.alarms],
             "true_shares": None if self.true_shares is None else dict(self.true_shares),
@@ -237,7 +240,9 @@ def _conclude(
     alarms.sort(key=lambda alarm: alarm.level != "warning")
     compare = _Comparison(rows, truth, [names.index(name) for name in scored])
     differences = {name: compare(name, source) for name in rows if name != source} if compare.possible else {}
-    verdict = _verdict(rows, source, adapted, alarms, compare)
+    rival = _rival(rows, source, adapted) if compare.possible else ""
+    to_rival = {name: compare(name, rival) for name in rows if name not in (source, rival)} if rival else {}
+    verdict = _verdict(rows, source, adapted, alarms, differences, rival, to_rival)
     return Evaluation(
         classes=names,
         scored_classes=scored,
@@ -247,26 +252,41 @@ def _conclude(
         adapted=adapted,
         rows=rows,
         differences=differences,
+        rival=rival,
+        to_rival=to_rival,
         verdict=verdict,
         alarms=tuple(alarms),
         true_shares=true_shares,
     )
 
 
+def _rival(rows: Mapping[str, RowEvaluation], source: str, adapted: str) -> str:
+    others = [name for name in rows if name not in (source, adapted)] if source != adapted else []
+    return max(others, key=lambda name: rows[name].metrics.mean_class_accuracy or 0.0, default="")
+
+
 def _verdict(
-    rows: Mapping[str, RowEvaluation], source: str, adapted: str, alarms: list[Alarm], compare: _Comparison
+    rows: Mapping[str, RowEvaluation],
+    source: str,
+    adapted: str,
+    alarms: list[Alarm],
+    differences: Mapping[str, Mapping[str, Difference]],
+    rival: str,
+    to_rival: Mapping[str, Mapping[str, Difference]],
 ) -> Verdict:
-    if not compare.possible:
+    if not rows[adapted].metrics.n:
         warnings = [alarm for alarm in alarms if alarm.level == "warning"]
         signals, left_out = rows[adapted].label_free, rows[adapted].metrics.left_out
         return judge_without_labels(adapted, source, signals.n, signals.agreement, warnings, left_out)
     metrics = {name: row.metrics for name, row in rows.items()}
     if source == adapted:
         return judge_alone(source, metrics[source])
-    others = [name for name in rows if name not in (source, adapted)]
-    rival = max(others, key=lambda name: metrics[name].mean_class_accuracy or 0.0, default="")
-    to_rival, gain = (compare(adapted, rival), compare(rival, source)) if rival else (None, None)
-    return judge(metrics, source, adapted, compare(adapted, source), to_rival, rival, gain)
+    gap, gain = to_rival.get(adapted), differences.get(rival)
+    return judge(metrics, source, adapted, differences[adapted], gap, rival, gain)
+
+
+def _plain(differences: Mapping[str, Mapping[str, Difference]]) -> dict[str, Any]:
+    return {name: {metric: item.to_json() for metric, item in items.items()} for name, items in differences.items()}
 
 
 def _decisions(logits: Floats) -> Integers:

@@ -247,7 +247,9 @@ def _results_table(evaluation: Evaluation, notes: Mapping[str, str], caption: st
             Cell(count(item.n)),
         ]
         if not restricted:
-            cells.append(_against(evaluation.differences.get(name), name == evaluation.source))
+            cells.append(_against(evaluation.differences.get(name)))
+            if evaluation.rival:
+                cells.append(_against(evaluation.to_rival.get(name)))
         rows.append(cells)
     heads = [
         "Model",
@@ -260,6 +262,8 @@ def _results_table(evaluation: Evaluation, notes: Mapping[str, str], caption: st
     ]
     if not restricted:
         heads.append("Mean-class against source")
+        if evaluation.rival:
+            heads.append(f"Mean-class against {evaluation.rival}")
     return Table(caption, heads, rows, "The best accuracy of each column is bold." if len(found) > 1 else "")
 
 
@@ -267,8 +271,8 @@ def _best(value: float | None, best: float | None, sub: str) -> Cell:
     return Cell(percent(value), sub, strong=value is not None and value == best)
 
 
-def _against(differences: Mapping[str, Difference] | None, is_source: bool) -> Cell:
-    if is_source or not differences:
+def _against(differences: Mapping[str, Difference] | None) -> Cell:
+    if not differences:
         return Cell(NONE)
     item = differences["mean_class_accuracy"]
     return Cell(points(item.value), f"{points(item.low)} to {points(item.high)}")

@@ -56,16 +56,18 @@ def judge(
     """
     level, metric = _level(to_source["mean_class_accuracy"], to_source["accuracy"])
     sentence = _sentence(metrics, source, adapted, to_source, metric, level)
-    if level == "worse" and rival_to_source is not None and (gain := rival_to_source["mean_class_accuracy"]).low > 0:
-        reached = _from_to(metrics, source, rival, gain.metric)
-        sentence += f" {rival} alone raises mean-class accuracy {reached} ({change(gain)})."
+    if to_rival is not None:
+        gap, reached = to_rival["mean_class_accuracy"], percent(metrics[rival].mean_class_accuracy)
+        against = f"{adapted} minus {rival}: {change(gap)}"
+        sentence += f" {rival} alone reaches a mean-class accuracy of {reached} ({against})."
+    if level == "worse" and rival_to_source is not None and rival_to_source["mean_class_accuracy"].low > 0:
+        sentence += f" {rival} minus {source}: {change(rival_to_source['mean_class_accuracy'])}."
         return Verdict("worse", sentence, f"Use {rival} instead of {adapted}.", rival)
     if to_rival is not None and level != "worse":
-        gap = to_rival["mean_class_accuracy"]
         if gap.value < 0:
-            return _rival_wins(metrics, adapted, rival, gap, sentence, level)
+            return _rival_wins(adapted, rival, gap, sentence, level)
         if not gap.clear and level == "better":
-            advice = f"{adapted} is not clearly better than {rival} ({change(gap)}): take the one that costs less."
+            advice = f"{adapted} is not clearly better than {rival}: take the one that costs less."
             return Verdict("better", sentence, advice, adapted)
     use = {"better": adapted, "worse": source}.get(level, "")
     return Verdict(level, sentence, _advice(level, adapted, source), use)
@@ -143,11 +145,7 @@ def _from_to(metrics: Mapping[str, Metrics], source: str, adapted: str, metric: 
     return f"from {percent(before)} to {percent(after)}" if before != after else f"({percent(before)})"
 
 
-def _rival_wins(
-    metrics: Mapping[str, Metrics], adapted: str, rival: str, gap: Difference, sentence: str, level: Level
-) -> Verdict:
-    reached = percent(metrics[rival].mean_class_accuracy)
-    sentence += f" {rival} alone reaches {reached} ({adapted} minus {rival}: {change(gap)})."
+def _rival_wins(adapted: str, rival: str, gap: Difference, sentence: str, level: Level) -> Verdict:
     if gap.clear:
         return Verdict("worse", sentence, f"Use {rival} instead of {adapted}.", rival)
     advice = f"{adapted} is no better than {rival}: take the one that costs less unless more faces say otherwise."

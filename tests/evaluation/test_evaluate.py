@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ferry.common.errors import UserError
 from ferry.evaluation import evaluate, paired_difference, share_alarms
+from ferry.evaluation.formats import change
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 
@@ -49,7 +50,8 @@ class TestVerdict:
     def test_after_a_loss_a_clearly_better_baseline_is_advised_and_not_the_source(self, labels, make):
         found = verdict(labels, make, 0.6, 0.4, AdaBN=0.85)
         assert (found.level, found.use) == ("worse", "AdaBN")
-        assert "AdaBN alone raises mean-class accuracy from" in found.sentence
+        assert "AdaBN alone reaches a mean-class accuracy of" in found.sentence
+        assert "AdaBN minus source-only: +" in found.sentence
         assert found.advice == "Use AdaBN instead of CluP."
         assert verdict(labels, make, 0.6, 0.4, AdaBN=0.62).use == "source-only"
 
@@ -62,6 +64,28 @@ class TestVerdict:
         found = verdict(labels, make, 0.5, 0.72, AdaBN=0.70)
         assert (found.level, found.use) == ("better", "CluP")
         assert "not clearly better than AdaBN" in found.advice
+
+    @pytest.mark.parametrize(
+        ("source", "adapted", "level"), [(0.3, 0.9, "better"), (0.6, 0.62, "unclear"), (0.9, 0.7, "worse")]
+    )
+    def test_the_difference_to_the_baseline_is_told_with_its_interval(self, labels, make, source, adapted, level):
+        rows = {"source-only": make(labels, source, seed=1), "AdaBN": make(labels, 0.6, seed=3)}
+        found = evaluate({**rows, "CluP": make(labels, adapted, seed=2)}, labels, CLASSES)
+        decided = {name: row.logits.argmax(1) for name, row in (rows | {"CluP": make(labels, adapted, seed=2)}).items()}
+        wanted = paired_difference(labels, decided["AdaBN"], decided["CluP"], metric="mean_class_accuracy")
+        assert (found.rival, set(found.to_rival)) == ("AdaBN", {"CluP"})
+        assert found.to_rival["CluP"]["mean_class_accuracy"] == wanted
+        assert found.to_json()["differences_to_rival"]["CluP"]["mean_class_accuracy"]["value"] == wanted.value
+        assert found.verdict.level == level
+        assert f"(CluP minus AdaBN: {change(wanted)})." in found.verdict.sentence
+
+    def test_without_a_third_row_there_is_no_baseline(self, labels, make):
+        rows = {"source-only": make(labels, 0.5, seed=1), "AdaBN": make(labels, 0.7, seed=2)}
+        found = evaluate(rows, labels, CLASSES)
+        assert (found.rival, found.to_rival) == ("", {})
+        assert "minus" not in found.verdict.sentence
+        three = {**rows, "CluP": rows["AdaBN"]}
+        assert (evaluate(three, None, CLASSES).rival, evaluate(three, labels, CLASSES).rival) == ("", "AdaBN")
 
     def test_a_gain_on_frequent_classes_against_rare_ones_is_mixed(self):
         labels = np.repeat([0, 1, 2], [400, 40, 40])

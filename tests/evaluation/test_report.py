@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ferry.common.errors import UserError
 from ferry.evaluation import History, PseudoLabelData, ReportData, ReportRow, evaluate, render_report, write_report
+from ferry.evaluation.formats import points
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 PARTS = (
@@ -136,6 +137,18 @@ def test_holds_every_part_and_number(data, html):
         assert words in page.text, words
     assert "mages per second" not in page.text
     assert html.startswith("<!doctype html>")
+
+
+def test_the_table_of_models_compares_with_source_and_baseline(data, few, html):
+    evaluation = data.evaluated()
+    table = html[html.index("<caption>Models on the holdout") :]
+    table = table[: table.index("</table>")]
+    assert "Mean-class against AdaBN" in table
+    for item in (evaluation.differences["CluP"], evaluation.to_rival["CluP"]):
+        gap = item["mean_class_accuracy"]
+        value, low, high = (re.escape(points(one)) for one in (gap.value, gap.low, gap.high))
+        assert len(re.findall(rf"<td>{value}\s*<small>{low} to {high}<", table)) == 1
+    assert "against AdaBN" not in render_report(few)
 
 
 def test_confusion_cells_are_shares_of_the_true_class(data, html):

@@ -6,12 +6,13 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...common.errors import FerryError, expected
+from ...common.errors import FerryError, disk_errors, expected
 from .output import HomeOption, JsonOption, metrics_table, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -85,12 +86,19 @@ def check_output(output: Path) -> None:
     """Checks, before the run, the folder that its model will be copied to.
 
     Raises:
-        UserError: There is something else than a model, which is never replaced.
+        UserError: There is something else than a model, which is never replaced, or nothing can be written there.
     """
     empty = output.is_dir() and not any(output.iterdir())
     if output.exists() and not empty and not (output / "model.json").is_file():
         fix = "Something else is there, and it is never replaced: choose another folder."
         raise expected("--output", "a new folder or that of a model", str(output), fix)
+    there = next(path for path in output.absolute().parents if path.exists())
+    try:
+        with disk_errors(str(output)), tempfile.TemporaryDirectory(prefix=".", dir=there):
+            pass
+    except OSError as error:
+        fix = f"{there}: {error.strerror}. Choose another folder."
+        raise expected("--output", "in a folder that can be written", str(output), fix) from error
 
 
 def copy_model(result: RunResult, output: Path) -> None:

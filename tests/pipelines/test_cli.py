@@ -263,6 +263,36 @@ def test_the_model_is_copied_to_a_new_folder_or_over_an_older_model_and_never_ov
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize(
+    ("place", "refusal", "shown"),
+    [
+        (
+            "/proc/deep/model",
+            None,
+            "Expected `--output` to be in a folder that can be written",
+        ),
+        ("file/model", None, "file: Not a directory. Choose another folder."),
+        ("deep/model", errno.EACCES, "Expected `deep/model` to be writable, but got 'Permission denied'."),
+    ],
+)
+def test_a_place_for_the_model_that_cannot_be_written_is_refused_before_the_run(
+    ferry, pretended, home, monkeypatch, place, refusal, shown
+):
+    pretended(a_record())
+    Path("file").touch()
+    if refusal:
+
+        def refuse(**_):
+            raise OSError(refusal, os.strerror(refusal))
+
+        monkeypatch.setattr(run_module.tempfile, "TemporaryDirectory", refuse)
+    code, out, err = ferry("run", "source", "-p", "faces=faces", "--home", home.root, "-o", place)
+    assert (code, out) == (2, "")
+    assert shown in err
+    assert "a line for people" not in err
+    assert not Path("deep").exists()
+
+
 def test_without_a_registry_the_path_of_the_run_s_own_model_is_shown_and_without_a_holdout_no_numbers(
     ferry, pretended, home
 ):

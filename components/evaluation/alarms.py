@@ -8,12 +8,16 @@ from typing import Literal
 
 from .formats import names, percent, points
 from .metrics import Metrics
+from .quality import LabelQuality
 
 MOVED = 0.10
 """A class whose share of the decisions moves by at least this much is reported."""
 
 FEW_IMAGES = 30
 """Below this many images a class's recall is called uncertain: its 95 % interval spans up to 34 points."""
+
+FEW_LABELS = 20
+"""With fewer kept pseudo-labels of known truth than this, a class's share of right ones raises no alarm."""
 
 _VANISHED = 0.25
 _SEEN = 0.02
@@ -111,6 +115,21 @@ def lost_class_alarm(lost: Sequence[str]) -> list[Alarm]:
         return []
     them = "this class" if len(lost) == 1 else "these classes"
     text = f"No pseudo-label is left for {names(list(lost))}: training on them teaches nothing about {them}."
+    return [Alarm("warning", text)]
+
+
+def wrong_labels_alarm(quality: LabelQuality) -> list[Alarm]:
+    """Reports classes most of whose kept pseudo-labels are wrong, where true labels tell it."""
+    wrong = {
+        key: item
+        for key, item in quality.per_class.items()
+        if item.checked >= FEW_LABELS and item.right is not None and item.right < 0.5
+    }
+    if not wrong:
+        return []
+    shares = names([f"{key} ({percent(item.right)} of {item.checked:,} are right)" for key, item in wrong.items()])
+    them = "this class" if len(wrong) == 1 else "these classes"
+    text = f"Most of the kept pseudo-labels are wrong for {shares}: training took many other faces for {them}."
     return [Alarm("warning", text)]
 
 

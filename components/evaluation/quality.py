@@ -25,6 +25,7 @@ class ClassQuality:
         right: Share of the kept ones that truly are of the class (precision).
         found: Share of the kept images that truly are of the class and carry its label (recall).
         true_kept: Kept images that truly are of the class; None without true labels.
+        checked: Kept ones whose true label is known, the images that `right` is a share of.
     """
 
     given: int
@@ -32,6 +33,7 @@ class ClassQuality:
     right: float | None
     found: float | None
     true_kept: int | None
+    checked: int
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def _class_quality(given: Integers, kept: Booleans, truth: Integers, known: Bool
         right=_share(truly[of_class & kept & known]),
         found=_share(of_class[truly & kept]),
         true_kept=int((truly & kept).sum()) if known.any() else None,
+        checked=int((of_class & kept & known).sum()),
     )
 
 

@@ -103,9 +103,9 @@ def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> Section:
     if quality.accuracy is not None:
         where = "all faces" if quality.known == quality.n else f"{count(quality.known)} of {count(quality.n)} faces"
         intro += (
-            f" The true label is known of {where}; there {percent(quality.accuracy)} of all pseudo-labels are right, "
-            f"and {percent(quality.kept_accuracy)} of the kept ones (mean over classes "
-            f"{percent(quality.kept_mean_class)})."
+            f" For this report only, the true label is known of {where}; no training saw it. There "
+            f"{percent(quality.accuracy)} of all pseudo-labels are right, and {percent(quality.kept_accuracy)} of the "
+            f"kept ones (mean over classes {percent(quality.kept_mean_class)})."
         )
     else:
         intro += " How many are right is not known; labels of the target's own faces (target_labels) would tell it."
@@ -121,7 +121,11 @@ def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> Section:
         for name, item in quality.per_class.items()
     ]
     heads = ["Class", "Given", "Kept", *(["Kept and right", "Found among kept"] if known else [])]
-    section.parts.append(Table("Pseudo-labels by class", heads, rows))
+    note = (
+        "Kept and right: share of the class's kept pseudo-labels that are right (precision). Found among kept: of the "
+        "kept faces that truly are of the class, the share whose pseudo-label says so (recall)."
+    )
+    section.parts.append(Table("Pseudo-labels by class", heads, rows, note if known else ""))
     if data.purity is not None and len(to_numpy(data.purity)):
         edges, everything, kept = purity_histogram(data.purity, data.kept)
         mean = float(np.nanmean(to_numpy(data.purity).astype(float))) if everything.sum() else math.nan

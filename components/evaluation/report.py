@@ -16,7 +16,7 @@ from .. import __version__
 from ..common.errors import expected
 from ..common.files import write_text
 from . import record, sections
-from .alarms import Alarm, collapse_alarms, lost_class_alarm, overlap_alarm
+from .alarms import Alarm, collapse_alarms, lost_class_alarm, overlap_alarm, wrong_labels_alarm
 from .evaluate import Evaluation, evaluate
 from .page import Section
 from .quality import pseudo_label_quality
@@ -119,7 +119,7 @@ class ReportData:
             adapted=self.adapted,
             scored_classes=self.scored_classes,
             groups=self.groups,
-            alarms=self.run_alarms(),
+            alarms=self.run_alarms() + self._label_alarms(),
             seed=self.seed,
         )
 
@@ -132,6 +132,13 @@ class ReportData:
         for history in self.histories:
             alarms += collapse_alarms(history.collapse, history.name)
         return alarms
+
+    def _label_alarms(self) -> list[Alarm]:
+        """Returns what true labels tell of the pseudo-labels, which no stage before can know."""
+        given = self.pseudo_labels
+        if given is None or given.true_labels is None:
+            return []
+        return wrong_labels_alarm(pseudo_label_quality(given.labels, given.kept, self.classes, given.true_labels))
 
 
 def render_report(data: ReportData) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ferry.common.errors import UserError
 from ferry.evaluation import PseudoLabelData, pseudo_label_quality, purity_histogram
+from ferry.evaluation.alarms import wrong_labels_alarm
 from ferry.evaluation.record import pseudo_labels
 from sklearn.metrics import balanced_accuracy_score, precision_score
 
@@ -54,11 +55,33 @@ def test_images_without_a_true_label_are_left_out():
 def test_the_report_says_of_how_many_faces_the_true_label_is_known():
     section = pseudo_labels(PseudoLabelData([0, 1, 1, 0], [1, 1, 1, 1], true_labels=[0, 1, 0, -1]), ["a", "b"])
     words = section.intro.replace("\N{NO-BREAK SPACE}", " ")
-    assert "The true label is known of 3 of 4 faces; there 66.7 % of all pseudo-labels are right" in words
+    wanted = "For this report only, the true label is known of 3 of 4 faces; no training saw it. There 66.7 % of all"
+    assert wanted in words
+    assert section.parts[0].columns[-2:] == ["Kept and right", "Found among kept"]
+    assert "Kept and right: share" in section.parts[0].note
+    assert "Found among kept: of the kept faces" in section.parts[0].note
     section = pseudo_labels(PseudoLabelData([0, 1, 1], [1, 1, 0], true_labels=[0, 1, 0]), ["a", "b"])
-    assert "is known of all faces; there 66.7 %" in section.intro.replace("\N{NO-BREAK SPACE}", " ")
+    assert "is known of all faces; no training saw it. There 66.7 %" in section.intro.replace("\N{NO-BREAK SPACE}", " ")
     section = pseudo_labels(PseudoLabelData([0, 1], [1, 1]), ["a", "b"])
     assert "How many are right is not known" in section.intro
+    assert section.parts[0].note == ""
+
+
+@pytest.mark.parametrize(
+    ("right", "checked", "alarmed"), [(9, 20, True), (10, 20, False), (8, 19, False), (0, 20, True)]
+)
+def test_an_alarm_of_classes_whose_kept_pseudo_labels_are_mostly_wrong(right, checked, alarmed):
+    """Ten more of the class are kept whose truth nobody knows, and ten wrong ones are not kept."""
+    truth = [0] * right + [1] * (checked - right) + [-1] * 10 + [1] * 10 + [1] * 30
+    labels, kept = [0] * (checked + 20) + [1] * 30, [1] * (checked + 10) + [0] * 10 + [1] * 30
+    quality = pseudo_label_quality(labels, kept, ["a", "b"], truth)
+    assert (quality.per_class["a"].checked, quality.per_class["b"].checked) == (checked, 30)
+    found = wrong_labels_alarm(quality)
+    assert [alarm.level for alarm in found] == ["warning"] * alarmed
+    for alarm in found:
+        share = f"{100 * right / checked:.1f}"
+        assert f"wrong for a ({share} % of {checked} are right)" in alarm.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert wrong_labels_alarm(pseudo_label_quality(labels, kept, ["a", "b"])) == []
 
 
 def test_nothing_kept_and_no_image_give_none():

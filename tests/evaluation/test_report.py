@@ -299,6 +299,15 @@ def test_without_labels_the_advice_knows_what_the_run_itself_warns_of(few):
     assert verdict.use == few.rows[0].name
 
 
+def test_mostly_wrong_pseudo_labels_are_a_warning_that_the_stage_gives(few):
+    wrong = PseudoLabelData(np.repeat([3, 4], 25), np.ones(50), true_labels=np.repeat([3, 0], 25))
+    given = replace(few, pseudo_labels=wrong)
+    (alarm,) = [one for one in given.evaluated().alarms if "pseudo-labels are wrong for neutral" in one.text]
+    assert (alarm.level, alarm in given.run_alarms()) == ("warning", False)  # no stage before has warned of it
+    unknown = replace(given, pseudo_labels=replace(wrong, true_labels=None))
+    assert "are wrong" not in " ".join(one.text for one in unknown.evaluated().alarms)
+
+
 def test_reads_on_a_phone_and_on_paper(html):
     """What only a browser shows is checked by eye; these are the rules without which it cannot be right."""
     assert ("meta", "content", "width=device-width, initial-scale=1") in Page(html).attributes

@@ -227,7 +227,10 @@ def test_faces_that_the_holdout_shares_tell_how_many_pseudo_labels_are_right(roo
     truth = {everything.image(row): label for row, label in enumerate(everything.labels)}
     labels = PseudoLabels.load(room.folder / "labels").align(target.keys).columns.label
     right = np.mean([truth[target.image(row)] == label for row, label in enumerate(labels)])
-    assert f"is known of all faces; there {100 * right:.1f} % of all pseudo-labels are right" in text_of(report)
+    assert (
+        f"is known of all faces; no training saw it. There {100 * right:.1f} % of all pseudo-labels are right"
+        in text_of(report)
+    )
 
 
 @pytest.mark.parametrize(("holdout", "shared"), [("all", 42), ("holdout", 0), ("foreign", 0), ("judged", 0)])
@@ -253,7 +256,9 @@ def test_labels_of_the_target_judge_pseudo_labels_and_count_into_no_accuracy(roo
     assert (quality["known"], quality["n"]) == (len(target), len(target)) == (42, 42)
     assert quality["accuracy"] == pytest.approx(right.mean())
     assert quality["kept_accuracy"] == pytest.approx(right[labels.kept].mean())
-    assert f"The true label is known of all faces; there {100 * right.mean():.1f} %" in text_of(report)
+    assert f"the true label is known of all faces; no training saw it. There {100 * right.mean():.1f} %" in text_of(
+        report
+    )
     if holdout == "judged":
         assert (found, written["rows"]) == (plain[0], plain[2]["rows"])
         assert "labelled target faces.digest" in table_of(report, "Lineage")
@@ -270,7 +275,7 @@ def test_the_report_says_of_how_many_faces_the_true_label_is_known(room, tmp_pat
             writer.add("target", FaceRecord(target.image(row), target.keys[row], 3))
     _, _, written, report = room.run(tmp_path, holdout="some")
     assert written["target"]["pseudo_labels"]["known"] == 5
-    assert "The true label is known of 5 of 42 faces; there" in text_of(report)
+    assert "the true label is known of 5 of 42 faces; no training saw it. There" in text_of(report)
 
 
 def test_trainings_are_in_the_report_with_their_curves(plain):

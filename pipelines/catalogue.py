@@ -128,15 +128,18 @@ def checked_parameters(pipeline: PipelineInfo, given: Mapping[str, Any]) -> dict
         if name not in known:
             fix = closest(name, list(known)).strip() or f"See: ferry parameters {pipeline.name}"
             raise expected(name, f"a parameter of the pipeline {pipeline.name}", name, fix)
-    values = {}
+    values, missing = {}, []
     for name, parameter in known.items():
         if name in given:
             values[name] = convert(name, given[name], parameter.kind)
             check_number(name, values[name])
         elif parameter.required:
-            raise expected(name, "given", "nothing", f"Pass -p {name}=VALUE: {parameter.description}")
+            missing.append(parameter)
         else:
             values[name] = parameter.default
+    if missing:
+        fix = "; ".join(f"-p {entry.name}=VALUE: {entry.description.rstrip('.')}" for entry in missing)
+        raise expected("`, `".join(entry.name for entry in missing), "given", "nothing", f"Pass {fix}.")
     pipeline.check(values)
     return values
 

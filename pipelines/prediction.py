@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..common.errors import expected
+from ..common.errors import expected, fields_as
 from ..common.files import finite
 from ..common.progress import progress
 from ..faces import SkippedImage, face_pixels
+from ..faces.schema import FACES_FILE
 from ..networks import SourceModel, load_source
 from ..training.runs import download_model, is_registry_uri
 
@@ -63,7 +64,8 @@ def predict_images(
         UserError: There is no such model or no such image.
     """
     paths = list(_files(images))
-    source = load_source(download_model(model, tracking_uri) if is_registry_uri(model) else model, trust)
+    with fields_as("", source="model"):
+        source = load_source(download_model(model, tracking_uri) if is_registry_uri(model) else model, trust)
     found: list[Prediction] = []
     stream = iter(paths)
     with progress("predicting", len(paths)) as bar:
@@ -96,6 +98,9 @@ def _prediction(path: Path, chances: np.ndarray, classes: Sequence[str]) -> Pred
 def _files(images: Sequence[Path | str]) -> Iterator[Path]:
     for given in images:
         path = Path(given)
+        if (path / FACES_FILE).is_file():
+            fix = "Pass the pictures that it was imported from; a run with it as holdout evaluates a model on it."
+            raise expected("images", "image files or folders of them, not a Faces folder", str(path), fix)
         if path.is_dir():
             found = sorted(entry for entry in path.rglob("*") if entry.suffix.lower() in _SUFFIXES)
             if not found:

@@ -23,9 +23,11 @@ def predict(
     json: JsonOption = False,
 ) -> None:
     """Predict the displayed expression of images."""
+    from ...common.errors import fields_as
     from ..api import predict as predict_files
 
-    found = predict_files(model, images, home=home, trust=trust)
+    with fields_as("", model="MODEL", images="IMAGES"):
+        found = predict_files(model, images, home=home, trust=trust)
     if json:
         print_json([entry.to_json() for entry in found])
     else:

@@ -32,13 +32,18 @@ NameArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="clup, ada
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the tree."""
-    app.command("run", epilog="Example: ferry run clup -p target=faces/ -p source=model/ -p holdout=labelled/")(run)
+    app.command(
+        "run",
+        epilog="Example: ferry run clup -p target=faces/ -p source=model/ -p holdout=labelled/",
+        context_settings={"allow_extra_args": True},  # for a better word about them than that they are unexpected
+    )(run)
     app.command("parameters", epilog="Example: ferry parameters clup --json")(show_parameters)
     app.command("compile", epilog="Example: ferry compile clup -o clup.yaml")(compile_)
     app.command("runs", epilog="Example: ferry runs --json")(runs)
 
 
 def run(
+    context: typer.Context,
     pipeline: NameArgument,
     parameter: PairsOption = None,
     home: HomeOption = None,
@@ -53,6 +58,10 @@ def run(
     from ..catalogue import find
     from ..runner import Home, RunFailed, load_record, run_local
 
+    if context.args:
+        word = context.args[0]
+        fix = f"Write -p {word if '=' in word else f'KEY={word}'}; see: ferry parameters {pipeline}"
+        raise expected("--parameter", "given as -p KEY=VALUE", word, fix)
     values: dict[str, object] = dict(pairs(parameter or []))
     if seed is not None:
         if "seed" in values:

@@ -71,8 +71,21 @@ def test_a_missing_image_an_empty_folder_and_a_missing_model_are_named(model, tm
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="Expected `images` to be a folder with images"):
         predict(model, tmp_path / "empty")
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match=r"Expected `model` to be an existing file or folder, but got .*nowhere"):
         predict(tmp_path / "nowhere", [])
+
+
+def test_a_faces_folder_is_named_as_such_also_where_it_holds_a_picture(model, pictures):
+    (pictures / "faces.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not a Faces folder, but got .*pictures'. Pass the pictures"):
+        predict(model, pictures)
+
+
+def test_the_command_calls_its_arguments_as_its_help_does(ferry, model, pictures):
+    code, out, err = ferry("predict", "nomodel", pictures)
+    assert (code, out) == (2, "")
+    assert "Expected `MODEL` to be an existing file or folder, but got 'nomodel'." in err
+    assert "Expected `IMAGES` to be existing files, but got 'none.png'." in ferry("predict", model, "none.png")[2]
 
 
 def test_an_onnx_file_with_its_sidecar_predicts(tmp_path, pictures, ferry):

@@ -63,6 +63,7 @@ class History:
         prototypes: Number of prototypes K where there are some: levels ln K, 1/K and K are drawn.
         note: A line below the heading.
         collapse: Signs of collapse that the training ended with, as sentences; its method says which there are.
+        remarks: A sentence for a curve's caption, by the name of its scalar.
     """
 
     name: str
@@ -70,6 +71,7 @@ class History:
     prototypes: int | None = None
     note: str = ""
     collapse: Sequence[str] = ()
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     def points(self, key: str) -> list[tuple[float, float]]:
         """Returns (x, value) of a scalar; x is the step, else the epoch, else the line's number."""
@@ -147,6 +149,8 @@ def curves(history: History, anchor: str) -> Section | None:
         caption = f"From {short(finite[0])} to {short(finite[-1])}." if finite else "No finite value."
         if levels:
             caption += " Dashed: " + "; ".join(f"{name} = {short(value)}" for name, value in levels.items()) + "."
+        if history.remarks.get(key):
+            caption += f" {history.remarks[key]}"
         chart = line_chart(points, title, history.x_name, levels, f"{anchor} {key}")
         figures.append(Figure(title, chart, caption))
     if not figures:

@@ -16,6 +16,8 @@ from .plots import Bar, interval_chart, legend_mark, reliability_chart
 MAX_GROUPS = 24
 """With more group values than this (persons, say) the report leaves the table of groups out."""
 
+_OFF = 0.01
+
 
 def palette(evaluation: Evaluation) -> dict[str, int]:
     """Returns each model's place in the palette: the source grey, the adapted one blue, the others after them."""
@@ -48,9 +50,17 @@ def tiles(evaluation: Evaluation) -> list[Tile]:
     return [
         tile("Mean-class accuracy", lambda item: item.mean_class_accuracy),
         tile("Accuracy", lambda item: item.accuracy),
-        tile(f"Worst class: {after.metrics.worst_class}", lambda item: item.min_class_accuracy),
+        _worst_tile(source, before.metrics, after.metrics)
+        if before.metrics.worst_class != after.metrics.worst_class
+        else tile(f"Worst class: {after.metrics.worst_class}", lambda item: item.min_class_accuracy),
         tile("Calibration error", lambda item: item.ece),
     ]
+
+
+def _worst_tile(source: str, before: Metrics, after: Metrics) -> Tile:
+    """Returns the worst class of each model, without a difference: they are not the same class."""
+    old = f"{source}: {before.worst_class} {percent(before.min_class_accuracy)}"
+    return Tile(f"Worst class: {after.worst_class}", percent(after.min_class_accuracy), old)
 
 
 def results(evaluation: Evaluation, notes: Mapping[str, str]) -> Section | None:
@@ -142,14 +152,27 @@ def calibration(evaluation: Evaluation) -> Section | None:
         metrics = row.metrics
         caption = (
             f"Calibration error (ECE) {percent(metrics.ece)}, Brier score {number(metrics.brier, 3)}, "
-            f"log loss {number(metrics.nll, 3)} nats."
+            f"log loss {number(metrics.nll, 3)} nats.{_leaning(metrics)}"
         )
         figures.append(Figure(name, reliability_chart(metrics.reliability, name), caption))
     intro = (
         "Bars show how often decisions of a given confidence are right; on the dashed diagonal they are right as "
-        "often as the model claims. The hatched part is the distance: bars below the line mean overconfidence."
+        "often as the model claims. The hatched part is the distance: bars below the line mean overconfidence, right "
+        "less often than claimed; bars above it underconfidence, right more often than claimed. The calibration error "
+        "counts both alike."
     )
     return Section("calibration", "Can its confidence be believed?", intro, [Figures(figures)])
+
+
+def _leaning(metrics: Metrics) -> str:
+    """Says on which side a model's confidence is off, where it is so by at least a point on average."""
+    curve = metrics.reliability
+    claimed = sum(n * (mean or 0.0) for n, mean in zip(curve.counts, curve.confidence, strict=True)) / metrics.n
+    off = claimed - (metrics.accuracy or 0.0)
+    if abs(off) < _OFF:
+        return ""
+    side = "overconfident" if off > 0 else "underconfident"
+    return f" Mean confidence {percent(claimed)}, accuracy {percent(metrics.accuracy)}: {side}."
 
 
 def shares(evaluation: Evaluation) -> Section:

@@ -33,6 +33,10 @@ from .report import ReportData, ReportRow, write_report
 METRICS_FILE = "metrics.json"
 REPORT_FILE = "report.html"
 _METHODS = {"swav": "SwAV", "deepcluster": "DeepClusterV2", "clup": "CluP"}
+_MIXED = (
+    "Mixup blends each face with another one in a ratio drawn anew for every batch, and only the first one's label "
+    "counts as right: the curve zigzags and stays far below 1 in healthy trainings too."
+)
 _SCALARS = ("accuracy", "mean_class_accuracy", "min_class_accuracy", "class_std", "ece")
 
 
@@ -191,7 +195,8 @@ def _histories(models: Mapping[str, Path | str]) -> list[History]:
             name = _METHODS.get(training["method"], training["method"])
             note = f"{name}, {training['images']:,} images (with repetition) in {seconds(training['seconds'])}"
             note, signs = f"{note} on {training['device']}.", training.get("collapse", ())
-            found.append(History(heading, steps, prototypes, note, signs))
+            remarks = {"accuracy": _MIXED} if training["settings"].get("mixup") else {}
+            found.append(History(heading, steps, prototypes, note, signs, remarks))
     return found
 
 

@@ -308,6 +308,34 @@ def test_mostly_wrong_pseudo_labels_are_a_warning_that_the_stage_gives(few):
     assert "are wrong" not in " ".join(one.text for one in unknown.evaluated().alarms)
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_the_worst_classes_are_compared_only_where_they_are_the_same(other):
+    truth = np.repeat([0, 1, 2], 50)
+    before, after = truth.copy(), truth.copy()
+    before[:40], after[50:70] = 1, 2  # anger 20 %; disgust 60 %
+    if not other:
+        before[50:100] = 2  # disgust 0 %
+    rows = [ReportRow(name, np.eye(7)[decided]) for name, decided in (("source-only", before), ("CluP", after))]
+    page = Page(render_report(ReportData(CLASSES, rows, truth, embedding_points=0)))
+    wanted = "source-only: anger 20.0 % " if other else "source-only: 0.0 % (+60.0)"
+    assert f"Worst class: disgust 60.0 % {wanted}" in page.text.replace("  ", " ")
+    assert "(+40.0)" not in page.text
+
+
+def test_calibration_says_on_which_side_the_confidence_is_off():
+    truth = np.arange(70) % 7
+    high, low = np.log(0.88), np.log(0.02)  # 88 % for the decision, 2 % for each of the six others
+    logits = np.where(np.eye(7)[np.where(np.arange(70) < 35, truth, (truth + 1) % 7)], high, low)
+    right = np.where(np.eye(7)[truth], np.log(0.4), np.log(0.1))
+    exact = np.where(np.eye(7)[np.where(np.arange(70) < 28, truth, (truth + 1) % 7)], np.log(0.4), np.log(0.1))
+    rows = [ReportRow("over", logits), ReportRow("under", right), ReportRow("exact", exact)]
+    text = Page(render_report(ReportData(CLASSES, rows, truth, embedding_points=0))).text
+    assert "Mean confidence 88.0 %, accuracy 50.0 %: overconfident." in text
+    assert "Mean confidence 40.0 %, accuracy 100.0 %: underconfident." in text
+    assert text.count("Mean confidence 40.0 %, accuracy") == 1  # and none of the exact one
+    assert "bars above it underconfidence" in text
+
+
 def test_reads_on_a_phone_and_on_paper(html):
     """What only a browser shows is checked by eye; these are the rules without which it cannot be right."""
     assert ("meta", "content", "width=device-width, initial-scale=1") in Page(html).attributes

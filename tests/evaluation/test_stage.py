@@ -56,7 +56,8 @@ class Room:
         for seed, name in enumerate(("source", "adabn")):
             self.save(name, seed)
         self.pretrain("encoder")
-        result = TrainResult([{"kind": "step", "step": 5, "loss": 0.75}], 798, 51072, 40.0, "cpu", "bf16")
+        steps = [{"kind": "step", "step": 5, "loss": 0.75, "accuracy": 0.5}]
+        result = TrainResult(steps, 798, 51072, 40.0, "cpu", "bf16")
         settings = {"start": "pretrained", "steps": 800, "precision": "auto", "mixup": 0.2}
         model = build_classifier(SMALL, EXPRESSIONS, seed=2)
         save_trained(model, folder / "adapted", result, method="clup", lineage={}, settings=settings)
@@ -285,6 +286,17 @@ def test_trainings_are_in_the_report_with_their_curves(plain):
     assert "From 9 to 8. Dashed: K = 12." in text
     assert "Fine-tuning CluP, 51,072 images (with repetition) in 40 s on cpu." in text
     assert "From 0.75 to 0.75." in text
+    assert "From 0.5 to 0.5. Mixup blends each face with another one" in text
+    assert text.count("Mixup blends") == 1
+
+
+def test_a_training_without_mixup_has_no_word_of_it(room, tmp_path):
+    result = TrainResult([{"kind": "step", "step": 5, "loss": 0.75, "accuracy": 0.5}], 798, 51072, 40.0, "cpu", "bf16")
+    model = build_classifier(SMALL, EXPRESSIONS, seed=2)
+    save_trained(model, room.folder / "plain", result, method="clup", lineage={}, settings={"mixup": 0.0})
+    text = text_of(room.run(tmp_path, adapted="plain")[3])
+    assert "From 0.5 to 0.5." in text
+    assert "Mixup" not in text
 
 
 def test_parameters_are_those_that_were_used(room, plain):

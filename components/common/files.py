@@ -34,7 +34,8 @@ def atomic_file(path: Path | str) -> Iterator[BinaryIO]:
     path = Path(path)
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with _named(path):
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -69,7 +70,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with disk_errors(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        with _named(path):
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
             _grant_usual_rights(temporary)
@@ -140,6 +142,16 @@ def digest_of_file(path: Path | str) -> str:
     """Returns the SHA-256 (hex) of a file's content, read in bounded memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Lets an error about a temporary name be about the path that was asked for."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def _exchange(new: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,9 +72,11 @@ def import_(
         print_json(_plain(asdict(report)))
         return
     for split, count in report.images.items():
-        print_table(
-            f"{split}: {count:,} faces", ["class", "faces"], list(report.per_class.get(split, {}).items()), (1,)
-        )
+        title, classes = f"{split}: {count:,} faces", report.per_class.get(split, {})
+        if classes:
+            print_table(title, ["class", "faces"], list(classes.items()), (1,))
+        else:
+            print(f"{title}, without labels")
     for title, counts in (("Skipped", report.skipped), ("Left out by label", report.dropped)):
         for reason, count in counts.items():
             print(f"{title}: {count:,} ({reason})")
@@ -88,7 +91,9 @@ def import_(
 
 def show(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A Faces folder.")],
-    sheet: Annotated[Path | None, typer.Option(help="Write a contact sheet to this PNG.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="The contact sheet's PNG; default: DIR-sheet.png, in this folder.")
+    ] = None,
     per_class: Annotated[int, typer.Option(help="Faces per class on the contact sheet.")] = 8,
     json: JsonOption = False,
 ) -> None:
@@ -97,12 +102,18 @@ def show(
 
     summary = summarise_faces(folder)
     target = sheet or Path(f"{folder.name or 'faces'}-sheet.png")
-    contact_sheet(folder, target, per_class=per_class)
+    drawn = True
+    if sheet is None and not os.access(Path.cwd(), os.W_OK):  # nobody asked for the sheet, so it is no reason to fail
+        say(f"note: no contact sheet, as {Path.cwd()} is not writable. Pass --sheet PNG for one elsewhere.")
+        drawn = False
+    else:
+        contact_sheet(folder, target, per_class=per_class)
     if json:
-        print_json({**_plain(asdict(summary)), "sheet": str(target)})
+        print_json({**_plain(asdict(summary)), "sheet": str(target) if drawn else None})
         return
     print(summary.text())
-    print(f"Contact sheet: {target}")
+    if drawn:
+        print(f"Contact sheet: {target}")
 
 
 def render(

@@ -48,6 +48,14 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["b.bin"]
 
 
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_an_error_names_the_path_that_was_asked_for_and_no_temporary_one(tmp_path, make):
+    path = tmp_path / (300 * "x")
+    with pytest.raises(OSError, match="File name too long") as caught, make(path):
+        pass
+    assert caught.value.filename == str(path)
+
+
 def test_a_folder_is_replaced_whole(tmp_path):
     path = tmp_path / "folder"
     for content in ("one", "two"):

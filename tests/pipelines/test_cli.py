@@ -83,6 +83,7 @@ def test_the_list_of_commands_above_is_whole(ferry):
         (("compile", "source", "-o", "folder"), "Expected `folder` to be a usable path, but got 'Is a directory'."),
         (("compile", "source", "-o", "file/x.yaml"), "Expected `file` to be a usable path, but got 'File exists'."),
         (("runs", "--home", "file/home"), "to be a usable path, but got 'Not a directory'. Check the path."),
+        (("compile", "source", "-o", "/proc/x.yaml"), "Expected `/proc/x.yaml` to be a usable path"),
         (("compile", "source", "-o", 300 * "x"), "to be a usable path, but got 'File name too long'. Check the path."),
     ],
 )
@@ -360,6 +361,29 @@ def test_faces_are_rendered_shown_and_imported(ferry, tmp_path):
     code, out, _ = ferry("faces", "import", tmp_path / "line", "-o", tmp_path / "third")
     assert "Faces:" in out
     assert ferry("faces", "render", 28, "-o", tmp_path / "line")[0] == 2, "an existing folder is not replaced unasked"
+
+
+def test_faces_without_labels_are_counted_without_a_table(ferry, tmp_path):
+    assert ferry("faces", "render", 14, "-o", "line", "--size", 24)[0] == 0
+    code, out, _ = ferry("faces", "import", "line", "-o", "unlabelled", "--labels", "drop")
+    assert code == 0
+    assert re.search(r"^train: \d+ faces, without labels$", out, re.MULTILINE)
+    assert "class" not in out
+    assert "class" in ferry("faces", "import", "line", "-o", "labelled")[1]
+
+
+def test_the_contact_sheet_is_left_out_where_nobody_named_a_place_and_this_folder_is_not_writable(ferry, monkeypatch):
+    assert ferry("faces", "render", 14, "-o", "line", "--size", 24)[0] == 0
+    assert "DIR-sheet.png" in ferry("faces", "show", "--help")[1]
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
+    code, out, err = ferry("faces", "show", "line")
+    assert code == 0
+    assert "happiness" in out
+    assert "Contact sheet" not in out
+    assert "note: no contact sheet, as " in err
+    assert not Path("line-sheet.png").exists()
+    assert json.loads(ferry("faces", "show", "line", "--json")[1])["sheet"] is None
 
 
 def test_layouts_are_listed(ferry):

@@ -127,7 +127,7 @@ def _last_model(record: RunRecord) -> str:
 def summarise(record: RunRecord, home: Path) -> None:
     """Prints what a finished run is good for: numbers, report, model, where to look further."""
     if any(row.get("n") for row in record.metrics.values()):
-        names = next((task.facts["names"] for task in record.tasks if "names" in task.facts), {})
+        names: dict[str, str] = next((task.facts["names"] for task in record.tasks if "names" in task.facts), {})
         metrics_table(record.metrics, names)
     if record.report:
         print(f"Report:  {record.report}")

@@ -83,9 +83,10 @@ class Home:
     def temporary(self) -> Path:
         """Temporary files of the run at work.
 
-        In no run's own folder, so that the path is short: names of sockets in it must stay below some 100 bytes.
+        In no run's own folder, so that the path is short: names of sockets in it must stay below some 100 bytes. Under
+        a name that nobody else uses: it is removed whole, and a home may be a folder that holds other things.
         """
-        return self.root / "tmp"
+        return self.root / "stage-tmp"
 
     def remove_temporary(self) -> None:
         """Removes what a run left among its temporary files, also where it was killed; the caller holds the lock."""

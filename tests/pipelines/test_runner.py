@@ -414,6 +414,13 @@ def system(tmp_path, monkeypatch):
     return place
 
 
+def test_other_things_in_the_folder_of_a_home_stay(home, untracked):
+    (home.root / "tmp").mkdir()
+    (home.root / "tmp" / "thesis.txt").write_text("years of work")
+    run_local(TOY, {"mode": "fine"}, home)
+    assert (home.root / "tmp" / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.mark.parametrize(
     ("fresh", "mode"),
     [
@@ -425,24 +432,24 @@ def test_no_temporary_file_outlives_a_run(system, home, untracked, monkeypatch, 
     monkeypatch.setenv("FERRY_FRESH_STAGES", fresh)
     if mode == "fine":
         first = run_local(TOY, {"mode": mode}, home).record.tasks[0]
-        assert Path(first.facts["temporary"]).parent == home.root / "tmp"
+        assert Path(first.facts["temporary"]).parent == home.temporary
     else:
         with pytest.raises(RunFailed):
             run_local(TOY, {"mode": mode}, home)
     assert not list(system.iterdir())
-    assert not (home.root / "tmp").exists()
+    assert not (home.temporary).exists()
 
 
 def test_temporary_files_of_a_killed_run_go_when_it_is_settled(system, sleeping, home):
     process, folder = sleeping
     stage = pid_of(folder)
-    wait_for(lambda: list((home.root / "tmp").glob("toy-*")), 10)
+    wait_for(lambda: list((home.temporary).glob("toy-*")), 10)
     process.kill()
     wait_for(lambda: not alive(stage), 10)
-    assert list((home.root / "tmp").iterdir())
+    assert list((home.temporary).iterdir())
     with home.lock():
         settle(home)
-    assert not (home.root / "tmp").exists()
+    assert not (home.temporary).exists()
     assert not list(system.iterdir())
 
 

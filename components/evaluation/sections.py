@@ -16,7 +16,7 @@ from .plots import Bar, interval_chart, legend_mark, reliability_chart
 MAX_GROUPS = 24
 """With more group values than this (persons, say) the report leaves the table of groups out."""
 
-_OFF = 0.01
+_OFF = 0.03  # of a few hundred faces, a smaller distance is chance
 
 
 def palette(evaluation: Evaluation) -> dict[str, int]:
@@ -165,7 +165,7 @@ def calibration(evaluation: Evaluation) -> Section | None:
 
 
 def _leaning(metrics: Metrics) -> str:
-    """Says on which side a model's confidence is off, where it is so by at least a point on average."""
+    """Says on which side a model's confidence is off, where it is clearly so on average."""
     curve = metrics.reliability
     claimed = sum(n * (mean or 0.0) for n, mean in zip(curve.counts, curve.confidence, strict=True)) / metrics.n
     off = claimed - (metrics.accuracy or 0.0)

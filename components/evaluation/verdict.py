@@ -66,6 +66,9 @@ def judge(
     if to_rival is not None and level != "worse":
         if gap.value < 0:
             return _rival_wins(adapted, rival, gap, sentence, level)
+        if level == "better" and (loss := to_rival["accuracy"]).high < 0:
+            sentence += f" Its accuracy is below {rival}'s ({change(loss)})."
+            return Verdict("mixed", sentence, _advice("mixed", adapted, source), "")
         if not gap.clear and level == "better":
             advice = f"{adapted} is not clearly better than {rival}: take the one that costs less."
             return Verdict("better", sentence, advice, adapted)

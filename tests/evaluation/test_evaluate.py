@@ -98,6 +98,20 @@ class TestVerdict:
         assert "lowers mean-class accuracy" in found.sentence
         assert "but raises accuracy" in found.sentence
 
+    def test_a_gain_on_rare_classes_with_less_accuracy_than_the_baseline_is_mixed(self):
+        labels = np.repeat([0, 1, 2], [400, 40, 40])
+        right = {"source-only": (200, 0, 0), "AdaBN": (400, 10, 10), "CluP": (300, 40, 40)}
+        rows = {}
+        for name, counts in right.items():
+            hit = np.concatenate([np.arange(n) < count for n, count in zip((400, 40, 40), counts, strict=True)])
+            rows[name] = Eye(np.where(hit, labels, (labels + 1) % 3), 3)
+        found = evaluate(rows, labels, ("a", "b", "c"))
+        assert found.to_rival["CluP"]["mean_class_accuracy"].low > 0
+        assert (found.verdict.level, found.verdict.use) == ("mixed", "")
+        assert (
+            f"Its accuracy is below AdaBN's ({change(found.to_rival['CluP']['accuracy'])})." in found.verdict.sentence
+        )
+
     def test_a_loss_in_one_number_alone_is_a_loss(self):
         labels = np.repeat([0, 1, 2], [400, 40, 40])
         before, after = labels.copy(), labels.copy()

@@ -30,9 +30,16 @@ class Cells:
     def __init__(self, folder: Path, setting: Sequence[object]) -> None:
         self.folder, self.setting = folder, list(setting)
 
+    def _path(self, key: Sequence[object]) -> Path:
+        return self.folder / f"{digest_of([*key, *self.setting])[:16]}.json"
+
+    def has(self, key: Sequence[object]) -> bool:
+        """Tells whether there is a kept result."""
+        return self._path(key).exists()
+
     def get(self, key: Sequence[object], make: Callable[[], dict]) -> dict:
         """Returns the kept result of a key, or makes it and keeps it with its CPU seconds."""
-        path = self.folder / f"{digest_of([*key, *self.setting])[:16]}.json"
+        path = self._path(key)
         if not path.exists():
             began = time.process_time()
             result = make()

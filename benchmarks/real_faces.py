@@ -163,7 +163,10 @@ class Bench:
 
     def _rows(self, tag: str, kind: str, source, seed: int, settings: list[Setting]) -> None:
         def add(name: str, make) -> None:
-            found = self.cells.get([tag, kind, name, seed], make)
+            key = [tag, kind, name, seed]
+            if self.given.kept and not self.cells.has(key):
+                return
+            found = self.cells.get(key, make)
             self.results.setdefault((tag, kind, name), []).append(found)
 
         for name in ("source-only", "AdaBN") if kind == "Ferry" else ("source-only",):
@@ -227,6 +230,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=45_000)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--kept", action="store_true", help="compute nothing: the table of what is kept so far")
     bench = Bench(parser.parse_args())
     for seed in bench.given.seeds:
         bench.run(seed)

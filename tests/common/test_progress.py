@@ -33,8 +33,7 @@ def test_short_work_says_nothing(clock, caplog):
     assert not caplog.records
 
 
-def test_long_work_logs_rate_and_time_left_and_never_more_often_than_every_ten_seconds(clock, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("ferry"), "propagate", True)
+def test_long_work_logs_rate_and_time_left_and_never_more_often_than_every_ten_seconds(clock, caplog):
     with caplog.at_level(logging.INFO, "ferry"), Progress("decoding", 100) as bar:
         for _ in range(20):
             clock.now += 1

@@ -25,7 +25,7 @@ def demo(
     from ...common.progress import duration
     from ..demo import demo as run_demo
     from ..runner import Home
-    from .run import summarise
+    from .run import next_commands, summarise
 
     place = Home.at(home)
     result = run_demo(place, seed, say)
@@ -36,3 +36,7 @@ def demo(
     total = result.source.record.seconds + result.clup.record.seconds
     overhead = result.source.record.overhead_seconds + result.clup.record.overhead_seconds
     print(f"Time:    {duration(total)}, of which {duration(overhead)} starting stages and handing over")
+    for what, command in zip(
+        ("classify pictures", "promote it"), next_commands(result.clup.record, place.root), strict=False
+    ):
+        print(f"Next:    {what}: {command}")

@@ -145,10 +145,24 @@ def summarise(record: RunRecord, home: Path) -> None:
 
 def mlflow_command(uri: str) -> str:
     """Returns the command that opens the MLflow UI, so that it works when copied into a shell."""
-    beside = Path(sys.executable).with_name("mlflow")
-    found = shutil.which("mlflow")
-    program = str(beside) if beside.exists() and found is None else "mlflow"
-    return shlex.join([program, "ui", "--backend-store-uri", uri])
+    return shlex.join([_program("mlflow"), "ui", "--backend-store-uri", uri])
+
+
+def next_commands(record: RunRecord, home: Path) -> list[str]:
+    """Returns the commands that use and promote what a run registered; none where it registered nothing."""
+    if not record.model:
+        return []
+    name, version, place = record.model["name"], record.model["version"], ["--home", str(home)]
+    return [
+        shlex.join([_program("ferry"), "predict", record.model["uri"], "PICTURE", *place]),
+        shlex.join([_program("ferry"), "promote", str(version), "--name", name, *place]),
+    ]
+
+
+def _program(name: str) -> str:
+    """Returns the name of a program, or its path where the shell would not find it."""
+    beside = Path(sys.executable).with_name(name)
+    return str(beside) if beside.exists() and shutil.which(name) is None else name
 
 
 def pairs(texts: list[str], option: str = "--parameter", example: str = "-p seed=1") -> dict[str, str]:

@@ -246,6 +246,16 @@ def test_run_shows_numbers_in_order_and_a_command_that_can_be_copied(ferry, pret
     assert words[1:] == ["ui", "--backend-store-uri", "sqlite:////a home/mlflow.db"]
 
 
+def test_what_to_do_next_can_be_copied(tmp_path):
+    from ferry.pipelines.cli.run import next_commands
+
+    model = {"name": "ferry-demo", "version": "3", "uri": "models:/ferry-demo/3"}
+    predict, promote = (shlex.split(line)[1:] for line in next_commands(a_record(model=model), tmp_path / "a home"))
+    assert predict == ["predict", "models:/ferry-demo/3", "PICTURE", "--home", str(tmp_path / "a home")]
+    assert promote == ["promote", "3", "--name", "ferry-demo", "--home", str(tmp_path / "a home")]
+    assert next_commands(a_record(model=None), tmp_path) == []
+
+
 def test_the_model_is_copied_to_a_new_folder_or_over_an_older_model_and_never_over_anything_else(
     ferry, pretended, home, tmp_path
 ):

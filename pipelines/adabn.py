@@ -6,10 +6,7 @@ from typing import Any
 from kfp import dsl
 
 from ..adaptation.component import re_estimate_statistics
-from ..evaluation.component import evaluate
-from ..faces.component import import_holdout, import_target
-from ..networks.component import import_model
-from ..registry.component import register
+from .parts import evaluate_and_register, import_all
 
 
 @dsl.pipeline(name="adabn")
@@ -45,35 +42,10 @@ def adabn(
         model_name: [optional] Name in the MLflow registry; empty registers nothing.
         seed: [optional] Fixes the pictures of the report; the adaptation itself draws nothing.
     """
-    unlabelled = import_target(source=target, layout=target_layout, split=target_split, max_skipped=target_max_skipped)
-    given = import_model(source=source)
-    labelled = import_holdout(
-        target=unlabelled.outputs["faces"],
-        model=given.outputs["model"],
-        source=holdout,
-        layout=holdout_layout,
-        split=holdout_split,
-        allow_overlap=holdout_allow_overlap,
-        max_skipped=holdout_max_skipped,
-    )
-    inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
-    adapted = re_estimate_statistics(**inputs, required=True)
-    results = evaluate(
-        **inputs,
-        holdout=labelled.outputs["faces"],
-        adapted=adapted.outputs["model"],
-        method="AdaBN",
-        scored=holdout_classes,
-        seed=seed,
-    )
-    registration = register(
-        model=adapted.outputs["model"],
-        evaluation=results.outputs["evaluation"],
-        report=results.outputs["report"],
-        name=model_name,
-    )
-    for task in (unlabelled, labelled, given, registration):  # what they ask may have another answer tomorrow
-        task.set_caching_options(False)
+    values = dict(locals())
+    imported = import_all(values)
+    adapted = re_estimate_statistics(**imported.inputs, required=True)
+    evaluate_and_register(imported, adapted.outputs["model"], values, method="AdaBN")
 
 
 def check(values: Mapping[str, Any]) -> None:

@@ -7,12 +7,9 @@ from typing import Any
 from kfp import dsl
 
 from ..adaptation.component import fine_tune, re_estimate_statistics
-from ..evaluation.component import evaluate
-from ..faces.component import import_holdout, import_target
 from ..labelling.component import pseudo_label
-from ..networks.component import import_model
 from ..pretraining.component import pretrain
-from ..registry.component import register
+from .parts import evaluate_and_register, import_all, named
 from .preflight import check_parameters
 
 
@@ -93,82 +90,29 @@ def clup(
         seed: [optional] Fixes the run.
     """
     values = dict(locals())
-    checked = check_parameters(**values)
-    unlabelled = import_target(
-        source=target,
-        layout=target_layout,
-        split=target_split,
-        max_skipped=target_max_skipped,
-        min_faces=checked.output,
-    )
-    given = import_model(source=source, trust=source_trust).after(checked)
-    labelled = import_holdout(
-        target=unlabelled.outputs["faces"],
-        model=given.outputs["model"],
-        source=holdout,
-        layout=holdout_layout,
-        split=holdout_split,
-        max_skipped=holdout_max_skipped,
-        allow_overlap=holdout_allow_overlap,
-        target_labels=target_labels,
-        target_labels_layout=target_layout,
-        target_labels_split=target_split,
-    )
-    inputs = {"target": unlabelled.outputs["faces"], "source": given.outputs["model"]}
-    statistics = re_estimate_statistics(**inputs)
-    labels = pseudo_label(
-        **inputs,
-        adabn=statistics.outputs["model"],
-        teacher=labelling_teacher,
-        preset=labelling_preset,
-        score=labelling_score,
-        clusters=labelling_clusters,
-        keep=labelling_keep,
-        seed=seed,
-    )
+    imported = import_all(values, check_parameters(**values))
+    statistics = re_estimate_statistics(**imported.inputs)
+    labels = pseudo_label(**imported.inputs, adabn=statistics.outputs["model"], **named(values, "labelling"), seed=seed)
     encoder = pretrain(
-        **inputs,
-        method=pretraining,
-        preset=pretraining_preset,
-        init=pretraining_init,
-        epochs=pretraining_epochs,
-        batch_size=pretraining_batch_size,
-        prototypes=pretraining_prototypes,
-        learning_rate=pretraining_learning_rate,
-        precision=precision,
-        seed=seed,
-    ).after(labelled)  # which it does not see: a wrong holdout is found before the hours of training
+        **imported.inputs, method=pretraining, **named(values, "pretraining"), precision=precision, seed=seed
+    ).after(imported.holdout)  # which it does not see: a wrong holdout is found before the hours of training
     adapted = fine_tune(
-        **inputs,
+        **imported.inputs,
         pretrained=encoder.outputs["encoder"],
         labels=labels.outputs["labels"],
-        start=finetuning_start,
-        epochs=finetuning_epochs,
-        batch_size=finetuning_batch_size,
-        learning_rate=finetuning_learning_rate,
-        mixup=finetuning_mixup,
+        **named(values, "finetuning"),
         precision=precision,
         seed=seed,
     )
-    results = evaluate(
-        **inputs,
-        holdout=labelled.outputs["faces"],
+    evaluate_and_register(
+        imported,
+        adapted.outputs["model"],
+        values,
+        method="CluP",
         adabn=statistics.outputs["model"],
-        adapted=adapted.outputs["model"],
         pretrained=encoder.outputs["encoder"],
         labels=labels.outputs["labels"],
-        method="CluP",
-        scored=holdout_classes,
-        seed=seed,
     )
-    registration = register(
-        model=adapted.outputs["model"],
-        evaluation=results.outputs["evaluation"],
-        report=results.outputs["report"],
-        name=model_name,
-    )
-    for task in (unlabelled, labelled, given, registration):  # what they ask may have another answer tomorrow
-        task.set_caching_options(False)
 
 
 def check(values: Mapping[str, Any]) -> None:

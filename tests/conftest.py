@@ -22,6 +22,7 @@ TOGETHER = {
     "preloaded": (
         "tests/pretraining/test_exactness.py",
         "tests/pretraining/test_sinkhorn.py",
+        "tests/training/test_checkpoint.py",
         "tests/training/test_distributed.py",
         "tests/training/test_resume.py",
     ),

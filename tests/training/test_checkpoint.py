@@ -1,9 +1,11 @@
 """Checkpoints that are damaged, foreign, half written or on a full disk."""
 
+import json
 import os
 import pickle
 import runpy
 import shutil
+import signal
 import subprocess
 import tempfile
 from itertools import combinations
@@ -19,7 +21,8 @@ from ferry.training import train
 from ferry.training.checkpoint import Checkpoint, read_checkpoint, same_weights
 from ferry.training.resume import fingerprint_of
 
-toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
+SCRIPT = Path(__file__).with_name("toy.py")
+toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 IDENTITY = {"name": "training", "epochs": 3}
 
 
@@ -245,12 +248,13 @@ def test_a_checkpoint_of_other_settings_data_or_method_is_refused(tmp_path):
 
 @pytest.mark.parametrize("part", ["head", "net", "teacher"])
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_checkpoint_of_other_first_weights_is_refused(tmp_path, part, finished):
+def test_a_checkpoint_of_other_first_weights_is_refused(tmp_path, preloaded, part, finished):
     path = tmp_path / "c.pt"
     if finished:
         toy.once(path)
     else:
-        toy.fork(lambda: toy.once(path, ("step", 6)))
+        killed = json.loads(preloaded.run(SCRIPT, "killed", str(path), "6"))
+        assert killed["signal"] == signal.SIGKILL
     other = toy.Toy()
     with torch.no_grad():
         if part == "head":

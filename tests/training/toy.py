@@ -461,6 +461,8 @@ def main():
             answer = drill(Path(name), sys.argv[2:])
         elif sys.argv[1] == "distributed":
             answer = at_once(Path(name), sys.argv[2:])
+        elif sys.argv[1] == "killed":  # leaves the checkpoint of a training killed after a step
+            answer = fork(lambda: once(Path(sys.argv[2]), ("step", int(sys.argv[3]))))
         else:  # under torchrun; processes share standard output
             answer = trained()
             if os.environ.get("RANK", "0") != "0":

@@ -77,24 +77,31 @@ def import_faces(
     output = Path(output)
     check_output(output, overwrite)
     remote = isinstance(source, str) and "://" in source
-    place = source if remote else Path(source)
-    reader = _reader(layout, place)
     started = time.monotonic()
-    logger.debug("Reading %s as layout %s.", source, reader.name)
-    faces = iter(reader.read(place, dict(options or {})))  # type: ignore[arg-type]
-    first = next(faces, None)
-    if first is None:
-        raise expected("source", "a data set with at least one face", str(source), "Check the path and the layout.")
+    reader, faces = _opened(source if remote else Path(source), layout, options)
     labelled = bool(reader.labelled)
     classes = config.vocabulary() if labelled and config.labels == "keep" else None
     provenance = {"source": str(source), "layout": reader.name, "labels": "as given" if classes else "none"}
     run = _Import(config, labelled, classes, output)
     shuffle = labelled and classes is None
     with FacesWriter(output, classes=classes, provenance=provenance, overwrite=overwrite, shuffle=shuffle) as writer:
-        run.stream(chain([first], faces), writer, config.workers or (_REMOTE_WORKERS if remote else 0))
+        run.stream(faces, writer, config.workers or (_REMOTE_WORKERS if remote else 0))
         repeats = run.settle(writer)
         writer.provenance.update(run.counts(repeats))
     return run.report(read_back(writer), reader.name, repeats, time.monotonic() - started)
+
+
+def _opened(
+    place: Path | str, layout: str | Reader, options: Mapping[str, Any] | None
+) -> tuple[Reader, Iterator[RawFace]]:
+    """Returns the reader of a source and its faces, of which there is at least one."""
+    reader = _reader(layout, place)
+    logger.debug("Reading %s as layout %s.", place, reader.name)
+    faces = iter(reader.read(place, dict(options or {})))  # type: ignore[arg-type]
+    first = next(faces, None)
+    if first is None:
+        raise expected("source", "a data set with at least one face", str(place), "Check the path and the layout.")
+    return reader, chain([first], faces)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from ..common.errors import Interrupted, TrainingDiverged, expected
 from ..common.progress import Progress, progress
 from . import distributed
 from .batches import Pixels, Sampler
-from .checkpoint import Checkpoint, same_weights
+from .checkpoint import Checkpoint
 from .config import LoopConfig
 from .devices import check_precision, precision_rule, resolve_device
 from .engine import Engine, Outcome
@@ -26,7 +26,7 @@ from .history import History
 from .interruption import Interruption
 from .measuring import fastest_precision
 from .method import Method
-from .resume import fingerprint_of, first_weights, identity_of, load_shared, remember
+from .resume import fingerprint_of, identity_of, remember, resumed
 
 if TYPE_CHECKING:
     from .tracking import Tracker
@@ -104,13 +104,7 @@ def train(
     _check_shares(config)
     file = None if checkpoint is None else Checkpoint(checkpoint)
     identity = {} if file is None else identity_of(method, pixels, config, name)
-    first = first_weights(method, identity, file)
-    kept = load_shared(file, {**identity, "weights": first}, device)
-    if kept is not None:
-        first = kept["identity"]["weights"]
-    elif not same_weights(first, identity.get("weights")):
-        logger.warning("%s: starting with the weights that an earlier call left, as it left no checkpoint", name)
-        first = identity["weights"]
+    first, kept = resumed(method, identity, file, device, name)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             precision = _precision(method, images, sampler, config, device, kept)

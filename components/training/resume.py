@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +18,8 @@ from . import distributed
 from .checkpoint import Checkpoint, same_weights
 from .config import LoopConfig
 from .method import Begun, Method
+
+logger = logging.getLogger("ferry")
 
 _WHOLE_UP_TO = 1 << 30
 _CHUNK = 16 << 20
@@ -98,6 +101,34 @@ def first_weights(method: Method, identity: Mapping[str, Any], file: Checkpoint 
     begun, present = method.begun, identity.get("weights")
     same = begun is not None and begun.training == _without_weights(identity, file)
     return begun.first if begun is not None and same and same_weights(begun.left, present) else present
+
+
+def resumed(
+    method: Method, identity: Mapping[str, Any], file: Checkpoint | None, device: torch.device, name: str
+) -> tuple[float | None, dict[str, Any] | None]:
+    """Finds where a training goes on.
+
+    Args:
+        method: As it is now.
+        identity: Of the training, with the method as it is now; may be empty.
+        file: Its checkpoint.
+        device: Of this training.
+        name: What is trained, for messages.
+
+    Returns:
+        The fingerprint of its first weights, and the checkpoint's content, None where it starts anew.
+
+    Raises:
+        UserError: The checkpoint is damaged or of another training.
+    """
+    first = first_weights(method, identity, file)
+    kept = load_shared(file, {**identity, "weights": first}, device)
+    if kept is not None:
+        return kept["identity"]["weights"], kept
+    if not same_weights(first, identity.get("weights")):
+        logger.warning("%s: starting with the weights that an earlier call left, as it left no checkpoint", name)
+        first = identity["weights"]
+    return first, None
 
 
 def remember(method: Method, identity: Mapping[str, Any], file: Checkpoint | None, first: float | None) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -96,49 +95,59 @@ def render_faces(
     style = get_style(style)
     check_picture(size, channels)
     counts = _split_counts(count, splits or {"train": 0.8, "test": 0.2})
-    starts, start = {}, 0
-    for split, number in counts.items():
-        starts[split] = start
-        start += -(-number // max(images_per_identity, 1)) * images_per_identity
     known = {
         split: sample_labels(number, balance, seed + index) for index, (split, number) in enumerate(counts.items())
     }
-
-    def draw(split: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        block = known[split][first:last]
-        parameters = sample_faces(
-            block, style, seed, start=starts[split] + first, images_per_identity=images_per_identity
-        )
-        return draw_faces(parameters, size, channels), parameters.identities
-
-    def records(split: str, bar: Progress) -> Iterator[FaceRecord]:
-        for first in range(0, counts[split], _BLOCK):
-            pictures, people = draw(split, first, min(first + _BLOCK, counts[split]))
-            for offset, picture in enumerate(pictures):
-                name = f"{style.name}-{seed}"
-                label = int(known[split][first + offset]) if labels else None
-                key = f"{name}/{split}/{first + offset:07d}.png"
-                yield FaceRecord(image=_png(picture), key=key, label=label, group=f"{name}/{people[offset]:06d}")
-            bar.advance(len(pictures))
-
-    provenance: dict[str, Any] = {
-        "renderer": {
-            "style": asdict(style),
-            "seed": seed,
-            "size": size,
-            "channels": channels,
-            "balance": balance if isinstance(balance, str) else [float(weight) for weight in _weights(balance)],
-            "images_per_identity": images_per_identity,
-        }
-    }
+    drawing = _Drawing(style, seed, size, channels, images_per_identity)
+    starts = drawing.starts(counts)
     with progress(f"Rendering {style.name} faces", count) as bar:
         return write_faces(
             output,
-            {split: records(split, bar) for split in counts},
+            {split: drawing.records(split, known[split], starts[split], labels, bar) for split in counts},
             classes=EXPRESSIONS if labels else None,
-            provenance=provenance,
+            provenance={"renderer": {**asdict(drawing), "balance": _plain(balance)}},
             overwrite=overwrite,
         )
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How the faces of a data set are drawn."""
+
+    style: Style
+    seed: int
+    size: int
+    channels: int
+    images_per_identity: int
+
+    def starts(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Returns the number of each split's first face, such that no person is in two splits."""
+        starts, start = {}, 0
+        for split, number in counts.items():
+            starts[split] = start
+            start += -(-number // max(self.images_per_identity, 1)) * self.images_per_identity
+        return starts
+
+    def records(self, split: str, known: np.ndarray, start: int, labelled: bool, bar: Progress) -> Iterator[FaceRecord]:
+        """Draws the faces of a split, block by block."""
+        name = f"{self.style.name}-{self.seed}"
+        for first in range(0, len(known), _BLOCK):
+            block = known[first : first + _BLOCK]
+            people = sample_faces(
+                block, self.style, self.seed, start=start + first, images_per_identity=self.images_per_identity
+            )
+            for offset, picture in enumerate(draw_faces(people, self.size, self.channels)):
+                yield FaceRecord(
+                    image=_png(picture),
+                    key=f"{name}/{split}/{first + offset:07d}.png",
+                    label=int(block[offset]) if labelled else None,
+                    group=f"{name}/{people.identities[offset]:06d}",
+                )
+            bar.advance(len(block))
+
+
+def _plain(balance: str | Mapping[str, float] | Sequence[float]) -> str | list[float]:
+    return balance if isinstance(balance, str) else [float(weight) for weight in _weights(balance)]
 
 
 def _split_counts(count: int, splits: Mapping[str, float]) -> dict[str, int]:

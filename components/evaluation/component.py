@@ -49,7 +49,9 @@ def evaluate(
         data = {"target": target.path, "holdout": holdout.path, **({"labels": labels.path} if labels else {})}
         outputs = {"evaluation": evaluation.path, "report": report.path}
         names: dict[str, str] = dict(method=method, scored=scored, origin=source.metadata.get("source", ""))
-        found = evaluation_stage(data, models, outputs, record, seed=seed, **names)
+        counted: float | None = holdout.metadata.get("shared")
+        shared = None if counted is None else int(counted)
+        found = evaluation_stage(data, models, outputs, record, seed=seed, shared=shared, **names)
         for name, value in found.scalars.items():
             metrics.log_metric(name, value)
         if found.matrix:

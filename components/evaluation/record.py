@@ -17,7 +17,7 @@ from .evaluate import Evaluation
 from .formats import count, percent, seconds, short, words
 from .page import Cell, Figure, Figures, Remarks, Section, Table, Terms
 from .plots import histogram_chart, legend_mark, line_chart, scatter_chart
-from .quality import pseudo_label_quality, purity_histogram
+from .quality import LabelQuality, pseudo_label_quality, purity_histogram
 
 MAX_CURVES = 8
 _TITLES = {
@@ -51,6 +51,10 @@ class PseudoLabelData:
     purity: Any = None
     true_labels: Any = None
     note: str = ""
+
+    def quality(self, classes: Sequence[str]) -> LabelQuality:
+        """Returns how many there are of each class, and how many are right where that is known."""
+        return pseudo_label_quality(self.labels, self.kept, classes, self.true_labels)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class History:
 
 def pseudo_labels(data: PseudoLabelData, classes: Sequence[str]) -> Section:
     """Coverage and, where true labels exist, correctness of pseudo-labels; purity; lost classes."""
-    quality = pseudo_label_quality(data.labels, data.kept, classes, data.true_labels)
+    quality = data.quality(classes)
     intro = (
         f"{count(quality.kept)} of {count(quality.n)} target faces ({percent(quality.coverage)}) keep a pseudo-label."
     )

@@ -19,7 +19,6 @@ from . import record, sections
 from .alarms import Alarm, collapse_alarms, lost_class_alarm, overlap_alarm, wrong_labels_alarm
 from .evaluate import Evaluation, evaluate
 from .page import Section
-from .quality import pseudo_label_quality
 from .record import History, PseudoLabelData
 from .verdict import Verdict
 
@@ -127,8 +126,7 @@ class ReportData:
         """Returns what stages before the evaluation warn of: shared pictures, lost classes, a collapsed pretraining."""
         alarms = overlap_alarm(self.shared_faces, 0 if self.labels is None else len(self.labels))
         if self.pseudo_labels is not None:
-            kept = pseudo_label_quality(self.pseudo_labels.labels, self.pseudo_labels.kept, self.classes)
-            alarms += lost_class_alarm(kept.lost_classes)
+            alarms += lost_class_alarm(self.pseudo_labels.quality(self.classes).lost_classes)
         for history in self.histories:
             alarms += collapse_alarms(history.collapse, history.name)
         return alarms
@@ -138,7 +136,7 @@ class ReportData:
         given = self.pseudo_labels
         if given is None or given.true_labels is None:
             return []
-        return wrong_labels_alarm(pseudo_label_quality(given.labels, given.kept, self.classes, given.true_labels))
+        return wrong_labels_alarm(given.quality(self.classes))
 
 
 def render_report(data: ReportData) -> str:

@@ -26,7 +26,7 @@ from .alarms import Alarm
 from .evaluate import Evaluation
 from .formats import percent, seconds
 from .lineage import lineage, used_parameters
-from .quality import UNKNOWN, pseudo_label_quality
+from .quality import UNKNOWN
 from .record import History, PseudoLabelData
 from .report import ReportData, ReportRow, write_report
 
@@ -65,6 +65,7 @@ def evaluation_stage(
     scored: str = "",
     seed: int = 0,
     origin: str = "",
+    shared: int | None = None,
 ) -> Found:
     """Evaluates source, AdaBN and the adapted model and writes metrics and the report.
 
@@ -78,23 +79,22 @@ def evaluation_stage(
         scored: Classes that count, separated by commas; empty for all.
         seed: Seed of the embedding pictures.
         origin: Where the source model was taken from, for the report; empty where that is not known.
+        shared: Number of the holdout's pictures that are in the target too, as its import has counted; None counts.
 
     Raises:
         UserError: The classes of the models and of the holdout are not the same.
     """
-    sets = _open(data)
+    sets = _open(data, shared)
     labels = PseudoLabels.load(data["labels"]).align(sets.target.keys) if "labels" in data else None
-    pseudo_labels = _pseudo_labels(labels, _true_labels(sets)) if labels is not None else None
     rows, left_out = _rows(models, sets, method)
     report = ReportData(
         classes=load_imported(models["adapted"]).classes,
         rows=list(rows.values()),
         labels=sets.holdout.labels if sets.labelled else None,
         title=f"{method} adaptation report",
-        subtitle=f"{len(sets.target):,} unlabelled target faces, "
-        + (f"{len(sets.holdout):,} labelled holdout faces" if sets.labelled else "no labelled holdout"),
+        subtitle=sets.described(),
         scored_classes=[name.strip() for name in scored.split(",") if name.strip()] or None,
-        pseudo_labels=pseudo_labels,
+        pseudo_labels=_pseudo_labels(labels, _true_labels(sets)) if labels is not None else None,
         histories=_histories(models),
         parameters=used_parameters(models, labels),
         lineage=lineage(models, sets.by_name(), labels, origin),
@@ -104,13 +104,7 @@ def evaluation_stage(
         seed=seed,
     )
     evaluation = report.evaluated()
-    folder = Path(outputs["evaluation"])
-    folder.mkdir(parents=True, exist_ok=True)
-    adapted_to = _target(len(sets.target), pseudo_labels, evaluation.classes)
-    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": adapted_to})
-    write_report(outputs["report"], replace(report, evaluation=evaluation))
-    # Kubeflow's path has no suffix; without one neither MLflow nor a browser takes the file for a page.
-    shutil.copyfile(outputs["report"], folder / REPORT_FILE)
+    folder = _write(outputs, replace(report, evaluation=evaluation), evaluation, len(sets.target))
     _warn(evaluation, report.run_alarms(), record)
     metrics = {key: evaluation.rows[row.name].metrics.to_json() for key, row in rows.items()}
     names = {key: row.name for key, row in rows.items()}
@@ -140,17 +134,24 @@ class _Sets:
         """Whether there is a holdout."""
         return len(self.holdout) > 0
 
+    def described(self) -> str:
+        """Returns a line that says what they are."""
+        holdout = f"{len(self.holdout):,} labelled holdout faces" if self.labelled else "no labelled holdout"
+        return f"{len(self.target):,} unlabelled target faces, {holdout}"
+
     def by_name(self) -> dict[str, UnlabelledFaces]:
         """Returns them by the name that the report gives them."""
         sets = {"target": self.target, "holdout": self.holdout}
         return sets if self.known is None else {**sets, "labelled target": self.known}
 
 
-def _open(data: Mapping[str, Path | str]) -> _Sets:
+def _open(data: Mapping[str, Path | str], shared: int | None) -> _Sets:
     target, splits = open_unlabelled(data["target"]), read_info(data["holdout"]).splits
     holdout = open_faces(data["holdout"], TEST if TEST in splits else "")
     known = open_faces(data["holdout"], TARGET) if TARGET in splits else None
-    return _Sets(target, holdout, known, len(shared_faces(target, holdout)) if len(holdout) else 0)
+    if shared is None:
+        shared = len(shared_faces(target, holdout)) if len(holdout) else 0
+    return _Sets(target, holdout, known, shared)
 
 
 def _rows(models: Mapping[str, Path | str], sets: _Sets, method: str) -> tuple[dict[str, ReportRow], list[str]]:
@@ -217,11 +218,23 @@ def _pseudo_labels(labels: PseudoLabels, true_labels: np.ndarray | None) -> Pseu
     return PseudoLabelData(columns.label, columns.kept, columns.purity, true_labels, note)
 
 
+def _write(outputs: Mapping[str, Path | str], report: ReportData, evaluation: Evaluation, images: int) -> Path:
+    """Writes metrics and report; returns their folder."""
+    folder = Path(outputs["evaluation"])
+    folder.mkdir(parents=True, exist_ok=True)
+    adapted_to = _target(images, report.pseudo_labels, evaluation.classes)
+    write_json(folder / METRICS_FILE, {**evaluation.to_json(), "target": adapted_to})
+    write_report(outputs["report"], report)
+    # Kubeflow's path has no suffix; without one neither MLflow nor a browser takes the file for a page.
+    shutil.copyfile(outputs["report"], folder / REPORT_FILE)
+    return folder
+
+
 def _target(images: int, labels: PseudoLabelData | None, classes: Sequence[str]) -> dict[str, Any]:
     """Returns what a model card says of the data that the model was adapted to, and how good its pseudo-labels are."""
     if labels is None:
         return {"images": images}
-    quality = pseudo_label_quality(labels.labels, labels.kept, classes, labels.true_labels)
+    quality = labels.quality(classes)
     kept = {name: item.kept for name, item in quality.per_class.items()}
     return {"images": quality.n, "kept": kept, "pseudo_labels": quality.to_json()}
 

@@ -107,12 +107,12 @@ def holdout_stage(
         with named_as("holdout"):
             report = import_faces(source, output, layout, overlap="allow", overwrite=True, **wanted)
         _require_classes(report, "holdout", source, classes)
-        _compare(output, target, record, allow_overlap)
-        found = _describe(report, record)
+        shared = _compare(output, target, record, allow_overlap)
+        found = {**_describe(report, record), "shared": shared}
     else:
         record.warn("No holdout was given: the report can say nothing about accuracy.")
         write_faces(output, {TEST: []}, classes=EXPRESSIONS, provenance={"layout": "none"}, overwrite=True)
-        found = {"images": 0, "labelled": True}
+        found = {"images": 0, "labelled": True, "shared": 0}
     if target_labels:
         given = {"layout": target_labels_layout, "split": target_labels_split, "classes": classes}
         known = _add_target_labels(target_labels, Path(output), target, **given)
@@ -120,16 +120,18 @@ def holdout_stage(
     return found
 
 
-def _compare(output: Path | str, target: Path | str, record: StageRecord, allow_overlap: bool) -> None:
+def _compare(output: Path | str, target: Path | str, record: StageRecord, allow_overlap: bool) -> int:
+    """Returns how many pictures of a holdout are in the target too, where that is allowed."""
     training, holdout = open_unlabelled(target), open_faces(output, TEST)
     if allow_overlap:
         shared = len(shared_faces(training, holdout))
         if shared:
             record.warn(f"{shared:,} pictures of the holdout are in the target too; they were allowed.")
-    else:
-        fix = "Take another split of one of them, or go on with -p holdout_allow_overlap=true."
-        listing = Path(output).with_name(f"{Path(output).name}.overlap.csv")
-        require_disjoint(training, holdout, fix=fix, listing=listing)
+        return shared
+    fix = "Take another split of one of them, or go on with -p holdout_allow_overlap=true."
+    listing = Path(output).with_name(f"{Path(output).name}.overlap.csv")
+    require_disjoint(training, holdout, fix=fix, listing=listing)
+    return 0
 
 
 def _add_target_labels(source: str, output: Path, target: Path | str, *, layout: str, split: str, classes: str) -> int:

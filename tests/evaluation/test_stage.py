@@ -247,6 +247,15 @@ def test_pictures_that_are_in_both_are_an_alarm_which_the_import_has_warned_of(r
     assert not [warning for warning in record.warnings if "are in the target too" in warning]
 
 
+@pytest.mark.parametrize("shared", [0, 42])
+def test_pictures_that_the_import_has_counted_are_not_compared_again(room, tmp_path, monkeypatch, shared):
+    monkeypatch.delattr("ferry.evaluation.stage.shared_faces")
+    _, _, written, report = room.run(tmp_path, holdout="all", shared=shared)
+    found = [alarm["text"] for alarm in written["alarms"] if "are in the target too" in alarm["text"]]
+    assert len(found) == bool(shared)
+    assert ("How many are right is not known" in text_of(report)) == (not shared)
+
+
 @pytest.mark.parametrize("holdout", ["judged", "judged-only"])
 def test_labels_of_the_target_judge_pseudo_labels_and_count_into_no_accuracy(room, plain, tmp_path, holdout):
     found, _, written, report = room.run(tmp_path, holdout=holdout)

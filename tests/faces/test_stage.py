@@ -67,14 +67,15 @@ def test_a_picture_of_any_split_of_the_target_may_not_be_in_the_holdout(source, 
     assert [row["holdout"] for row in listed] == [record.key for record in faces(40, 21)]
     assert str(error.value).count(" = ") == 20
     assert str(tmp_path / "holdout.overlap.csv") in str(error.value)
-    _, record = import_holdout(source, tmp_path / "holdout", tmp_path / "target", "test", allow_overlap=True)
+    found, record = import_holdout(source, tmp_path / "holdout", tmp_path / "target", "test", allow_overlap=True)
+    assert found["shared"] == 21
     assert any("21 pictures of the holdout are in the target too" in warning for warning in record.warnings)
 
 
 def test_different_splits_of_one_source_are_target_and_holdout(source, tmp_path):
     import_target(source, tmp_path / "target", "train")
     found, _ = import_holdout(source, tmp_path / "holdout", tmp_path / "target", "test")
-    assert found == {"images": 21, "labelled": True, "digest": open_faces(tmp_path / "holdout").digest}
+    assert found == {"images": 21, "labelled": True, "digest": open_faces(tmp_path / "holdout").digest, "shared": 0}
 
 
 def test_the_target_has_neither_labels_nor_keys_that_tell_them(tmp_path):

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test fast lint format types contracts clean
+.PHONY: help demo test fast lint format types contracts images locks clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,12 @@ types: $(CHECKED)/.installed ## Check types
 
 contracts: $(CHECKED)/.installed ## Check which room may import which
 	$(CHECK) $(BIN)/lint-imports
+
+images: ## Build the container images slim, cpu and cuda (FERRY_IMAGE_REGISTRY=registry/folder names them)
+	$(PYTHON) images/build.py build
+
+locks: $(VENV)/.ferry-test ## Write the lock files of the images anew
+	$(BIN)/python images/lock.py
 
 clean: ## Remove the environment and everything that the demo made
 	rm -rf $(VENV) .ferry build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

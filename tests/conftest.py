@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from . import engine as engines
 from .preloaded import Preloaded
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread for each; read when torch is imported
@@ -91,3 +92,24 @@ def preloaded():
     """A process with torch that runs scripts."""
     with Preloaded() as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory):
+    """A container engine."""
+    try:
+        with engines.Engine(tmp_path_factory.mktemp("engine")) as started:
+            yield started
+    except engines.Missing as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def images(engine, tmp_path_factory):
+    """Images by kind: slim and cpu, built from the repository on a base made here."""
+    folder = tmp_path_factory.mktemp("images")
+    try:
+        engines.make_base(engine, folder)
+        return engines.build(engine, folder, ("slim", "cpu"), "ferry-test")
+    except engines.Missing as reason:
+        pytest.skip(str(reason))

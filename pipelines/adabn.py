@@ -1,8 +1,5 @@
 """AdaBN: the source model with the target's batch-normalisation statistics, evaluated, reported and registered."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from kfp import dsl
 
 from ..adaptation.component import re_estimate_statistics
@@ -46,18 +43,3 @@ def adabn(
     imported = import_all(values)
     adapted = re_estimate_statistics(**imported.inputs, required=True)
     evaluate_and_register(imported, adapted.outputs["model"], values, method="AdaBN")
-
-
-def check(values: Mapping[str, Any]) -> None:
-    """Checks values beyond their types, before anything runs.
-
-    Raises:
-        UserError: A value is not one of its choices or out of range.
-    """
-    from ..common.errors import expected
-    from .choices import check_adaptation, is_foreign
-
-    check_adaptation(values)
-    if is_foreign(values["source"]):
-        fix = "Adapt it with `ferry run clup`, which needs only what a model predicts."
-        raise expected("source", "a model of Ferry, with its weights", values["source"], fix)

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.errors import closest, expected, unknown
 from ..common.parameters import convert
+
+if TYPE_CHECKING:
+    from .cluster.profile import Profile
 
 REMOTE = ("s3://", "models:/")
 """What a parameter that names data or a model may begin with instead of being a local path."""
@@ -54,22 +57,22 @@ class PipelineInfo:
         summary: What it does, in one line.
         module: The module of ``ferry.pipelines`` that defines a function of the same name.
         paths: Parameters that name data or a model, on this machine or elsewhere.
+        words: Parameters that are a word, or the path of what is on this machine.
     """
 
     name: str
     summary: str
     module: str
     paths: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     def component(self) -> Any:
         """Returns the kfp pipeline object."""
         return getattr(import_module(f"..{self.module}", __name__), self.module)
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Lets the pipeline's module check values beyond their types, before anything runs."""
-        check = getattr(import_module(f"..{self.module}", __name__), "check", None)
-        if check is not None:
-            check(values)
+        """Checks values beyond their types, before anything runs."""
+        import_module(f"..checks.{self.module}", __name__).check(values)
 
 
 PIPELINES = {
@@ -84,6 +87,7 @@ PIPELINES = {
         "Adapt a model to unlabelled faces with CluP, evaluate, report and register it",
         "clup",
         ("target", "source", "holdout", "target_labels"),
+        ("pretraining_init",),
     ),
     "source": PipelineInfo("source", "Train a source model on labelled faces", "source", ("faces",)),
 }
@@ -98,6 +102,12 @@ def find(name: str) -> PipelineInfo:
     if name not in PIPELINES:
         raise unknown("pipeline", name, sorted(PIPELINES))
     return PIPELINES[name]
+
+
+@cache
+def stages(pipeline: PipelineInfo) -> tuple[str, ...]:
+    """Returns the names of the stages of a pipeline."""
+    return tuple(sorted(pipeline.component().pipeline_spec.root.dag.tasks))
 
 
 @cache
@@ -163,17 +173,34 @@ def with_local_paths(pipeline: PipelineInfo, values: Mapping[str, Any]) -> dict[
         if not path.exists():
             raise expected(name, "an existing path", text, f"Check the path; it would be {path}.")
         found[name] = str(path)
+    for name in pipeline.words:
+        if "/" in found[name] or Path(found[name]).is_dir():
+            found[name] = str(Path(found[name]).expanduser().absolute())
     return found
 
 
-def compile_pipeline(pipeline: PipelineInfo) -> str:
-    """Returns a pipeline compiled to Kubeflow's YAML; the same source gives the same bytes."""
+def compile_pipeline(pipeline: PipelineInfo, profile: Profile | None = None) -> str:
+    """Returns a pipeline compiled to Kubeflow's YAML; the same source and profile give the same bytes.
+
+    Args:
+        pipeline: The pipeline.
+        profile: What pods its stages get; None leaves that to the cluster.
+
+    Raises:
+        UserError: The profile names a stage that there is not, or asks of one what it cannot have.
+    """
     from kfp import compiler
 
+    component = pipeline.component()
+    if profile is not None:
+        from .cluster.apply import check_stages, with_profile
+
+        check_stages(profile, {stage for info in (*PIPELINES.values(), pipeline) for stage in stages(info)})
+        component = with_profile(component, profile)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(pipeline.component(), str(path))
+        compiler.Compiler().compile(component, str(path))
         return path.read_text(encoding="utf-8")
 
 

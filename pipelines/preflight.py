@@ -87,7 +87,7 @@ def check_parameters(
     values = dict(locals())
 
     from ferry.common.stage import stage
-    from ferry.pipelines.clup import preflight
+    from ferry.pipelines.checks.clup import preflight
 
     with stage("check-parameters"):
         return preflight(values)

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 from contextlib import suppress
+from importlib.metadata import version
 
 import pytest
 
@@ -107,6 +108,9 @@ def engine(tmp_path_factory):
 @pytest.fixture(scope="session")
 def images(engine, tmp_path_factory):
     """Images by kind: slim and cpu, built from the repository on a base made here."""
+    ready = os.environ.get("FERRY_TEST_IMAGES")  # the registry and folder of images that are built already
+    if ready:
+        return {kind: f"{ready}/ferry-{kind}:{version('ferry-fer')}" for kind in ("slim", "cpu")}
     folder = tmp_path_factory.mktemp("images")
     try:
         engines.make_base(engine, folder)

@@ -82,6 +82,7 @@ class Engine:
                 os.killpg(self._daemon.pid, signal.SIGKILL)
                 self._daemon.wait()
             self._log.close()
+            subprocess.run(["umount", *map(str, self.folder.glob("exec/netns/*"))], capture_output=True)
             shutil.rmtree(self.folder / "data", ignore_errors=True)  # gigabytes
 
     def run(self, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess:

@@ -1,5 +1,6 @@
 """Every command in the documentation runs, the README's Python runs, and what is named in passing exists."""
 
+import json
 import os
 import re
 import subprocess
@@ -46,7 +47,47 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_runs(page, folder):
     for block in blocks(page, "sh"):
-        shell(block, folder)
+        if "--on docker" not in block:
+            shell(block, folder)
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+def test_every_command_that_needs_an_engine_runs(engine, images, folder):
+    """In the folder in which the README's commands have made faces and a model."""
+    found = [(page, block) for page in PAGES for block in blocks(page, "sh") if "--on docker" in block]
+    assert found
+    if not (folder / "model").exists():
+        test_every_command_runs(ROOT / "README.md", folder)
+    for _, block in found:
+        engines = {name: value for name, value in engine.environment.items() if name.startswith("DOCKER_")}
+        exports = "".join(f"export {name}={value}\n" for name, value in engines.items())
+        shell(f"{exports}export FERRY_IMAGE_REGISTRY=ferry-test\n{block}", folder)
+
+
+def test_every_command_that_builds_is_understood(folder):
+    """With an engine that only notes what it was asked."""
+    place = folder / "engine"
+    place.mkdir(exist_ok=True)
+    docker = place / "docker"
+    docker.write_text(
+        f'#!/bin/sh\necho "$@" >> {place}/asked\n'
+        + """
+case "$1" in image) echo '["registry.example.org/ml/ferry-'"${5##*ferry-}" | sed 's/:.*/@sha256:1"]/';; esac
+"""
+    )
+    docker.chmod(0o755)
+    for page in PAGES:
+        for block in blocks(page, "bash"):
+            lock = place / "images.lock.json"
+            script = block.replace("python images/build.py push", f"python images/build.py push --lock {lock}")
+            shell(f"export PATH={place}:$PATH\ncd {ROOT}\n{script}", folder)
+    asked = (place / "asked").read_text()
+    assert "--target cuda --tag registry.example.org/ml/ferry-cuda:0.1.0" in asked
+    assert "--build-arg BASE=registry.example.org/python:3.11-slim-bookworm" in asked
+    assert "PIP_CERT=/etc/ssl" in asked
+    assert "TORCH_INDEX=https://mirror.example.org/torch-cpu" in asked
+    assert set(json.loads(lock.read_text())) == {"slim", "cpu", "cuda"}
 
 
 @pytest.mark.integration
@@ -129,6 +170,7 @@ def test_every_variable_of_the_list_is_read_somewhere_and_every_one_of_ours_that
     sources = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     read = set(re.findall(r'"((?:FERRY|S3)_[A-Z_]+)"', "\n".join(path.read_text(encoding="utf-8") for path in sources)))
     between_processes = {"FERRY_STAGE_FOLDER", "FERRY_RUNNER_PID", "FERRY_PROGRESS_FILE", "FERRY_RUN_ID"}
+    between_processes |= {"FERRY_RUNNER_LOCK"}
     assert listed <= read
     assert read - between_processes <= listed
 

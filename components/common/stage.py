@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -9,9 +10,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +26,9 @@ FOLDER_VARIABLE = "FERRY_STAGE_FOLDER"
 
 RUNNER_VARIABLE = "FERRY_RUNNER_PID"
 """Environment variable: process without which a stage must not go on; empty where the system itself sees to that."""
+
+ALIVE_VARIABLE = "FERRY_RUNNER_LOCK"
+"""Environment variable: file that the runner keeps locked, for stages that cannot see its process."""
 
 _LOOK_EVERY = 1.0
 
@@ -153,20 +158,36 @@ def _interrupt(*_: object) -> NoReturn:
 
 def _follow_runner() -> None:
     """Ends this process when the runner's is gone: nobody would read the result, and a new run may be at work."""
-    runner = int(os.environ.get(RUNNER_VARIABLE) or 0)
-    if runner:
-        threading.Thread(target=_wait_for_end, args=(runner,), name="ferry-runner-watch", daemon=True).start()
+    runner, lock = int(os.environ.get(RUNNER_VARIABLE) or 0), os.environ.get(ALIVE_VARIABLE, "")
+    gone = partial(_is_gone, runner) if runner else partial(_is_free, lock) if lock else None
+    if gone is not None:
+        threading.Thread(target=_wait_until, args=(gone,), name="ferry-runner-watch", daemon=True).start()
 
 
-def _wait_for_end(runner: int) -> None:
-    while True:
-        try:
-            os.kill(runner, 0)
-        except ProcessLookupError:
-            os._exit(RetryableError.exit_code)
-        except PermissionError:  # alive, of another user
-            pass
+def _wait_until(gone: Callable[[], bool]) -> None:
+    while not gone():
         time.sleep(_LOOK_EVERY)
+    os._exit(RetryableError.exit_code)
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # alive, of another user
+        pass
+    return False
+
+
+def _is_free(lock: str) -> bool:
+    """Tells whether nobody holds a file's lock any more."""
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held; or not to be seen, which says nothing
+        return False
+    return True
 
 
 def _fail(record: StageRecord, code: int, message: str) -> None:

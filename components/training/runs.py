@@ -103,6 +103,7 @@ def connect(uri: str = "", advice: str = "Start the server and try again.") -> A
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where --json prints
     for name in ("mlflow", "alembic"):  # they would announce every table and every version that they make
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient

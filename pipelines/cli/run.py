@@ -49,6 +49,9 @@ def run(
     home: HomeOption = None,
     seed: Annotated[int | None, typer.Option(help="Fixes the run; the same as -p seed=N.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the run's model to this folder.")] = None,
+    on: Annotated[
+        str, typer.Option(help="Where stages run: local (processes) or docker (containers, from Ferry's images).")
+    ] = "local",
     json: JsonOption = False,
 ) -> None:
     """Run a pipeline on this machine; the same command goes on where an interrupted run stopped."""
@@ -74,7 +77,7 @@ def run(
         check_output(output)
     place = Home.at(home)
     try:
-        result = run_local(info, values, place, say=say)
+        result = run_local(info, values, place, say=say, on=on)
     except RunFailed as error:
         if json:
             print_json(asdict(load_record(error.folder)))
@@ -210,12 +213,17 @@ def show_parameters(pipeline: NameArgument, json: JsonOption = False) -> None:
 def compile_(
     pipeline: NameArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
+    profile: Annotated[
+        Path | None, typer.Option(help="YAML file that says what pods, images and secrets stages get.")
+    ] = None,
 ) -> None:
     """Compile a pipeline to YAML for Kubeflow."""
     from ...common.files import write_text
     from ..catalogue import compile_pipeline, find
+    from ..cluster.profile import load_profile
 
-    write_text(output, compile_pipeline(find(pipeline)))
+    info = find(pipeline)
+    write_text(output, compile_pipeline(info, None if profile is None else load_profile(profile)))
     say(f"Wrote {output}.")
 
 

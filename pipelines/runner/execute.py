@@ -6,16 +6,19 @@ run's log file, and so that nothing survives the run: it ends with its parent, a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from ...common.errors import RetryableError
 from ...common.files import read_json, write_json
 from ...common.stage import RUNNER_VARIABLE
+from . import containers, stages
 from .lifeline import end_with
-from .stages import FRESH_VARIABLE, GO, Stop, install, preload
+from .stages import FRESH_VARIABLE, GO, Stop, preload
 
 
 def main(request_path: str, parent: int) -> int:
@@ -26,7 +29,8 @@ def main(request_path: str, parent: int) -> int:
 
     Args:
         request_path: JSON with ``package`` (compiled YAML), ``arguments``, ``pipeline_root``, ``environment``,
-            ``preload`` (modules) and ``outcome`` (where to write whether kfp reported success).
+            ``preload`` (modules), ``containers`` (how they are started; empty for processes) and ``outcome`` (where
+            to write whether kfp reported success).
         parent: Process that started this one.
 
     Returns:
@@ -43,13 +47,17 @@ def main(request_path: str, parent: int) -> int:
     if sys.stdin.readline().strip() != GO or stop.requested:
         return RetryableError.exit_code
     request = read_json(request_path, "request")
-    os.environ.update({**request["environment"], RUNNER_VARIABLE: str(os.getpid())})
-    local.init(
-        runner=local.SubprocessRunner(use_venv=False),
-        pipeline_root=request["pipeline_root"],
-        raise_on_error=True,
-    )
-    install(stop)
+    runner: Any
+    if request["containers"]:
+        alive = _held(Path(request["outcome"]).with_name("alive"))
+        runner = containers.runner_of(request["containers"], request["environment"])
+        containers.install(stop)
+    else:
+        alive = None
+        os.environ.update({**request["environment"], RUNNER_VARIABLE: str(os.getpid())})
+        runner = local.SubprocessRunner(use_venv=False)
+        stages.install(stop)
+    local.init(runner=runner, pipeline_root=request["pipeline_root"], raise_on_error=True)
     error = ""
     try:
         components.load_component_from_file(request["package"])(**request["arguments"])
@@ -57,7 +65,16 @@ def main(request_path: str, parent: int) -> int:
         error = f"{type(problem).__name__}: {problem}"
         print(error, flush=True)
     write_json(Path(request["outcome"]), {"error": error})
+    if alive is not None:
+        os.close(alive)
     return 1 if error else 0
+
+
+def _held(path: Path) -> int:
+    """Locks a file for as long as this process lives; containers see by it that somebody waits for them."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 if __name__ == "__main__":

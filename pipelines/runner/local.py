@@ -16,6 +16,7 @@ from typing import Any
 from ...common.errors import FerryError, RetryableError, unknown
 from ...common.files import write_json, write_text
 from ..catalogue import PipelineInfo, checked_parameters, compile_pipeline, with_local_paths
+from . import containers
 from .collect import collect
 from .home import Home
 from .process import Executor, stage_environment, termination_interrupts
@@ -25,6 +26,9 @@ from .stages import modules_of
 from .watch import silent
 
 Say = Callable[[str], None]
+PLACES = ("local", "docker")
+"""Where stages run: as processes of this machine, or in containers on it."""
+
 INTERRUPTED = "The run was interrupted; run the same command again to continue where it stopped."
 
 
@@ -73,7 +77,7 @@ class RunResult:
 
 
 def run_local(
-    pipeline: PipelineInfo, parameters: Mapping[str, Any], home: Home, *, say: Say | None = None
+    pipeline: PipelineInfo, parameters: Mapping[str, Any], home: Home, *, say: Say | None = None, on: str = "local"
 ) -> RunResult:
     """Runs a pipeline and returns when it has ended.
 
@@ -82,18 +86,21 @@ def run_local(
         parameters: Values for its parameters; the others keep their defaults.
         home: Where the run is recorded.
         say: Receives lines for people; None is silent.
+        on: One of :data:`PLACES`.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: A parameter is unknown or wrong, or a path does not exist; nothing was started.
-        RetryableError: Another run holds the home, or the MLflow server does not answer.
+        UserError: A parameter is unknown or wrong, a path does not exist, or an image; nothing was started.
+        RetryableError: Another run holds the home, or the MLflow server or the container engine does not answer.
         RunFailed: A stage failed, or the run was interrupted; ``run.json`` and the log say why.
     """
+    if on not in PLACES:
+        raise unknown("on", on, PLACES)
     values = prepared(pipeline, parameters)
     with home.lock():
-        return run_held(pipeline, values, home, say=say)
+        return run_held(pipeline, values, home, say=say, on=on)
 
 
 def prepared(pipeline: PipelineInfo, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,6 +119,7 @@ def run_held(
     *,
     say: Say | None = None,
     keep_checkpoints: bool = False,
+    on: str = "local",
 ) -> RunResult:
     """Runs a pipeline in a home whose lock the caller holds.
 
@@ -121,6 +129,7 @@ def run_held(
         home: Where the run is recorded.
         say: Receives lines for people; None is silent.
         keep_checkpoints: Whether checkpoints outlive a successful run, for a caller that has more to do.
+        on: One of :data:`PLACES`.
 
     Returns:
         The finished run.
@@ -130,6 +139,10 @@ def run_held(
         RunFailed: A stage failed, or the run was interrupted.
     """
     settle(home)
+    text = compile_pipeline(pipeline)
+    if on == "docker":
+        containers.require_images(text)
+        containers.remove_left(home)
     folder = home.new_run(pipeline.name)
     record = RunRecord(
         id=folder.name,
@@ -139,12 +152,13 @@ def run_held(
         started=now(),
         versions=package_versions(),
         log=str(folder / "log.txt"),
+        on=on,
     )
     record.write(folder)
     began = time.monotonic()
     try:
         with termination_interrupts():
-            _execute(pipeline, home, folder, record, say or silent)
+            _execute(text, home, folder, record, say or silent)
     except KeyboardInterrupt:
         record.end("interrupted", INTERRUPTED, RetryableError.exit_code)
     except BaseException as error:
@@ -163,22 +177,24 @@ def run_held(
     return RunResult(folder, record)
 
 
-def _execute(pipeline: PipelineInfo, home: Home, folder: Path, record: RunRecord, say: Say) -> None:
+def _execute(text: str, home: Home, folder: Path, record: RunRecord, say: Say) -> None:
     """Runs the tasks and puts into the record how kfp says that it ended."""
     say(f"Run {record.id}, log {record.log}")
     (folder / "stages").mkdir()
-    package, text = folder / "pipeline.yaml", compile_pipeline(pipeline)
+    package, environment = folder / "pipeline.yaml", stage_environment(home, folder)
     write_text(package, text)
+    inside = containers.surroundings(home, folder, record.parameters, environment) if record.on == "docker" else {}
     request = {
         "package": str(package),
-        "preload": modules_of(text, home.tracking_uri),
+        "preload": [] if inside else modules_of(text, home.tracking_uri),
+        "containers": inside,
         "arguments": record.parameters,
         "pipeline_root": str(folder / "artifacts"),
         "outcome": str(folder / "outcome.json"),
         "environment": {},
     }
     write_json(folder / "request.json", request)
-    with Executor(folder, stage_environment(home, folder), say) as executor:
+    with Executor(folder, environment, say) as executor:
         record.mlflow = open_tracking(home, record)  # meanwhile the executor imports torch
         tracking = {"MLFLOW_TRACKING_URI": record.mlflow["tracking_uri"], "MLFLOW_RUN_ID": record.mlflow["run_id"]}
         write_json(folder / "request.json", {**request, "environment": tracking})

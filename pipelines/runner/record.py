@@ -71,6 +71,7 @@ class RunRecord:
         error: Why the run failed, for people.
         exit_code: Exit code of the command.
         log: Path of the log file.
+        on: Where its stages ran: ``local`` or ``docker``.
     """
 
     id: str
@@ -91,6 +92,7 @@ class RunRecord:
     error: str = ""
     exit_code: int = 0
     log: str = ""
+    on: str = "local"
 
     def end(self, status: str, error: str = "", exit_code: int = 0) -> None:
         """Says how the run ended."""

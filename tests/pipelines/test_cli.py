@@ -219,7 +219,7 @@ def pretended(monkeypatch, tmp_path):
     def pretend(record, error=None):
         record.write(folder)
 
-        def run_local(pipeline, values, home, *, say=None):
+        def run_local(pipeline, values, home, *, say=None, on="local"):
             say("a line for people")
             if error is not None:
                 raise error

@@ -204,3 +204,37 @@ def test_numbers_reach_the_tasks_that_they_name():
             assert name in {entry.get("componentInputParameter") for entry in given}, name
     given = tasks["evaluate"]["inputs"]["parameters"]
     assert given["scored"] == {"componentInputParameter": "holdout_classes"}
+
+
+WITHOUT_TORCH = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "onnxruntime", "safetensors"):
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize("kind", ["slim", "cpu"])
+def test_what_a_stage_imports_is_there_where_kfp_runs_it(kind):
+    """In a pod kfp.dsl defines no components and no pipelines, and the image slim has no torch."""
+    lines = set()
+    for name in NAMES:
+        for container in containers(name).values():
+            if container["image"] == image(kind):
+                lines |= set(re.findall(r"^ +(from ferry\S* import \w+)", container["command"][3], re.MULTILINE))
+    assert any("common.stage" in line for line in lines)
+    code = "\n".join([WITHOUT_TORCH if kind == "slim" else "", *sorted(lines)])
+    if kind == "slim":  # what the functions import in turn, on the way that every run takes
+        code += "\nfrom ferry.pipelines.checks import clup"
+        code += f"\nclup.preflight({{**{dict(defaults())!r}, 'target': 'faces', 'source': 'model'}})"
+    environment = {**os.environ, "_KFP_RUNTIME": "true", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def defaults():
+    return {name: entry.default for name, entry in parameters(find("clup")).items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ferry.common.errors import UserError
 from ferry.pipelines.catalogue import checked_parameters, find
-from ferry.pipelines.clup import least_faces, preflight
+from ferry.pipelines.checks.clup import least_faces, preflight
 
 
 def values(**given):

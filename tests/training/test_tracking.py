@@ -365,7 +365,7 @@ def server(tmp_path):
 
 
 @pytest.mark.integration
-def test_a_training_on_a_real_server_and_one_whose_server_dies(server, tmp_path, monkeypatch, caplog):
+def test_a_training_on_a_real_server_and_one_whose_server_dies(server, tmp_path, monkeypatch, caplog, capsys):
     from mlflow import MlflowClient
 
     client = MlflowClient(server.uri)
@@ -379,6 +379,7 @@ def test_a_training_on_a_real_server_and_one_whose_server_dies(server, tmp_path,
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert client.get_run(tracker.run_id).data.params["pretraining/batch_size"] == "16"
     assert spooled(tmp_path) == []
+    assert "View run" not in capsys.readouterr().out  # MLflow's own word, among what --json prints
 
     class Deadly(toy.Toy):
         def end_epoch(self, epoch, context):

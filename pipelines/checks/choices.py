@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import expected, fields_as, unknown
+from ...common.errors import expected, fields_as, unknown
 
 
 def check_layout(name: str, value: str) -> None:
@@ -17,7 +17,7 @@ def check_layout(name: str, value: str) -> None:
     """
     if value == "auto":
         return
-    from ..faces.readers import READERS
+    from ...faces.readers import READERS
 
     if value not in READERS:
         raise unknown(name, value, ("auto", *sorted(READERS)))
@@ -30,7 +30,7 @@ def check_split(name: str, value: str) -> None:
         UserError: No split can have that name.
     """
     if value:
-        from ..faces.schema import check_split_name
+        from ...faces.schema import check_split_name
 
         with fields_as("", split=name):
             check_split_name(value)
@@ -46,7 +46,7 @@ def check_adaptation(values: Mapping[str, Any]) -> None:
     Raises:
         UserError: A value is not one of its choices or out of range.
     """
-    from ..registry.names import check_model_name
+    from ...registry.names import check_model_name
 
     for name, fix in (("target", "Pass -p target=FOLDER."), ("source", "Pass -p source=MODEL.")):
         if not str(values[name]).strip():
@@ -62,7 +62,7 @@ def check_adaptation(values: Mapping[str, Any]) -> None:
 
 def _check_scored(classes: str) -> None:
     """Finds a misspelt class now and not after the training; the classes of an imported holdout are always these."""
-    from ..faces.schema import EXPRESSIONS
+    from ...faces.schema import EXPRESSIONS
 
     for name in filter(None, map(str.strip, classes.split(","))):
         if name not in EXPRESSIONS:
@@ -71,7 +71,7 @@ def _check_scored(classes: str) -> None:
 
 def is_foreign(source: str) -> bool:
     """Tells whether a source model is a local file or folder that is not Ferry's own."""
-    from .catalogue import REMOTE
+    from ..catalogue import REMOTE
 
     path = Path(source).expanduser()
     return not source.startswith(REMOTE) and path.exists() and not (path / "model.json").is_file()
@@ -93,7 +93,7 @@ def check_precision(value: str) -> None:
     Raises:
         UserError: There is no such precision.
     """
-    from ..training.config import PRECISIONS
+    from ...training.config import PRECISIONS
 
     if value not in PRECISIONS:
         raise unknown("precision", value, PRECISIONS)

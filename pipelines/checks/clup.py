@@ -1,0 +1,115 @@
+"""Rules for the values of the pipeline clup. Knows no kfp: stages run it too, where kfp defines nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Checks values beyond their types, before anything runs.
+
+    Raises:
+        UserError: A value is not one of its choices or out of range.
+    """
+    from ...adaptation.config import FinetuningConfig
+    from ...common.errors import expected, fields_as, unknown
+    from ...labelling.config import PRESETS, LabellingConfig
+    from .choices import check_adaptation, check_precision
+
+    check_adaptation(values)
+    check_precision(values["precision"])
+    _check_pretraining(values)
+    teachers = ("auto", "source", "adabn")
+    if values["labelling_teacher"] not in teachers:
+        raise unknown("labelling_teacher", values["labelling_teacher"], teachers)
+    if values["labelling_preset"] not in PRESETS:
+        raise unknown("labelling_preset", values["labelling_preset"], tuple(PRESETS))
+    names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
+    FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
+    if values["finetuning_mixup"] < 0:
+        raise expected("finetuning_mixup", "zero or positive", values["finetuning_mixup"], "Pass 0 for none.")
+    with fields_as("labelling_", "score", "clusters", "keep"):
+        LabellingConfig(
+            score=values["labelling_score"],
+            clusters=values["labelling_clusters"] or None,
+            keep=values["labelling_keep"] or None,
+        )
+    _check_foreign(values)
+
+
+def preflight(values: Mapping[str, Any]) -> int:
+    """Checks the values of a run that no command of Ferry has started, in a pod that may not see every path.
+
+    Args:
+        values: All parameters.
+
+    Returns:
+        How many faces the target must have at least for these values.
+
+    Raises:
+        UserError: A value is not one of its choices or out of range.
+    """
+    from ..catalogue import check_number
+
+    for name, value in values.items():
+        check_number(name, value)
+    init = values["pretraining_init"]
+    check({**values, "pretraining_init": "auto" if "/" in init else init})
+    return least_faces(values)
+
+
+def least_faces(values: Mapping[str, Any]) -> int:
+    """Returns how many faces the target must have for the clusters, the prototypes and one batch.
+
+    Args:
+        values: All parameters, checked.
+    """
+    from ...labelling.config import PRESETS
+    from ...pretraining.config import preset
+
+    labelling = PRESETS[values["labelling_preset"]]()
+    needed = [values["labelling_clusters"] or labelling.clusters or 1]
+    if values["pretraining"] != "none":
+        changes = {name: values[f"pretraining_{name}"] for name in ("batch_size", "prototypes")}
+        config = preset(values["pretraining"], values["pretraining_preset"], **changes)
+        needed += [config.batch_size, config.prototypes]
+    return max(needed)
+
+
+def _check_pretraining(values: Mapping[str, Any]) -> None:
+    from ...common.errors import closest, expected, unknown
+    from ...pretraining.config import preset
+
+    if values["pretraining"] not in ("swav", "deepcluster", "none"):
+        raise unknown("pretraining", values["pretraining"], ("swav", "deepcluster", "none"))
+    if values["pretraining"] != "none":
+        fields = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
+        changes = {name: values[f"pretraining_{name}"] for name in fields}
+        preset(values["pretraining"], values["pretraining_preset"], **changes)
+        init, words = values["pretraining_init"], ("auto", "random", "source")
+        if init not in (*words, "") and not (Path(init) / "model.json").is_file():
+            fix = closest(init, words).strip() or "Check the path."
+            raise expected("pretraining_init", "auto, random, source or the folder of a saved model", init, fix)
+    elif values["finetuning_start"] == "pretrained":
+        fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."
+        raise expected("finetuning_start", "another than pretrained without a pretraining", "pretrained", fix)
+
+
+def _check_foreign(values: Mapping[str, Any]) -> None:
+    """Finds now what needs the weights of a source model that gives none."""
+    from ...common.errors import expected
+    from .choices import is_foreign
+
+    if not is_foreign(values["source"]):
+        return
+    for name, needs, others in (
+        ("labelling_teacher", ("adabn",), "auto or source"),
+        ("pretraining_init", ("source",), "auto, random or the folder of a saved model"),
+        ("finetuning_start", ("source", "adabn"), "pretrained or scratch"),
+    ):
+        if values[name] in needs:
+            fix = "The weights of a foreign model cannot be trained; only what it predicts is used."
+            rule = f"{others} for the foreign source model {Path(values['source']).name}"
+            raise expected(name, rule, values[name], fix)

@@ -1,0 +1,1 @@
+"""The cluster side: how stages become pods."""

@@ -1,0 +1,151 @@
+"""Compiles pipelines for a cluster: every stage gets the pod that a profile describes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any
+
+from ...common.errors import expected, unknown
+from ...common.images import image, kind_of
+from .profile import Pod, Profile, seconds
+
+RUN_LABEL = "pipeline/runid"
+"""Label of a pod: the run in Kubeflow. From the pod itself, as a placeholder among the inputs would defeat caching."""
+
+NOT_TWICE: Mapping[str, str] = {
+    "register": "a second time would make a second version",
+    "train-source": "a training would begin anew and fail again for the same reason",
+    "pretrain": "a training would begin anew and fail again for the same reason",
+    "fine-tune": "a training would begin anew and fail again for the same reason",
+}
+"""Stages that are never started again, and why."""
+
+_LONGEST_WAIT = "600s"
+
+
+def with_profile(pipeline: Any, profile: Profile) -> Any:
+    """Returns a pipeline whose tasks have what a profile says.
+
+    Args:
+        pipeline: The kfp pipeline.
+        profile: The profile.
+
+    Raises:
+        UserError: The profile asks of a stage what that cannot have.
+    """
+    from kfp import dsl
+    from kfp.dsl.pipeline_context import Pipeline
+
+    define = pipeline.pipeline_func
+
+    @wraps(define)
+    def defined(*values: Any, **named: Any) -> Any:
+        result = define(*values, **named)
+        for name, task in Pipeline.get_default_pipeline().tasks.items():
+            apply(profile, name, task)
+        return result
+
+    return dsl.pipeline(name=pipeline.name)(defined)
+
+
+def check_stages(profile: Profile, known: set[str]) -> None:
+    """Checks the names of the stages that a profile speaks of.
+
+    Args:
+        profile: The profile.
+        known: Stages of all pipelines, so that one profile serves them all.
+
+    Raises:
+        UserError: There is no stage of that name, or it must not be started twice.
+    """
+    given = {**profile.secrets, **profile.config_maps}
+    for place, names in {"stages": profile.stages, **{f"{key}.stages": given[key].stages for key in given}}.items():
+        for name in names:
+            if name not in known:
+                raise unknown(place, name, sorted(known))
+    for name, pod in profile.stages.items():
+        if pod.retries and name in NOT_TWICE:
+            raise expected(f"stages.{name}.retries", "0", pod.retries, f"Remove it: {NOT_TWICE[name]}.")
+
+
+def apply(profile: Profile, name: str, task: Any) -> None:
+    """Gives one task its image, pod and environment.
+
+    Args:
+        profile: The profile.
+        name: The stage's name.
+        task: The kfp task.
+
+    Raises:
+        UserError: The profile asks for GPUs for a stage that has no torch.
+    """
+    kind = kind_of(task.container_spec.image)
+    pod = profile.pod(name, torch=kind != "slim")
+    if pod.gpus:
+        if kind == "slim":
+            raise expected(f"stages.{name}.gpus", "0", pod.gpus, "The stage has no torch; remove it.")
+        kind = "cuda"
+    task.set_container_image(profile.images.digests.get(kind) or image(kind, profile.images.registry))  # type: ignore[arg-type]
+    _resources(task, pod, shared_memory=kind != "slim")
+    _placement(task, pod)
+    _time(task, pod, again=name not in NOT_TWICE)
+    _environment(task, name, profile)
+    _pull(task, profile)
+
+
+def _resources(task: Any, pod: Pod, shared_memory: bool) -> None:
+    from kfp import kubernetes
+
+    if pod.cpu:
+        task.set_cpu_request(pod.cpu)
+    if pod.cpu_limit:
+        task.set_cpu_limit(pod.cpu_limit)
+    if pod.memory:
+        task.set_memory_request(pod.memory).set_memory_limit(pod.memory)
+    if pod.gpus:
+        task.set_accelerator_type(pod.gpu_type or "nvidia.com/gpu").set_accelerator_limit(pod.gpus)
+    if pod.shared_memory and shared_memory:
+        where = {"volume_name": "shm", "mount_path": "/dev/shm"}  # noqa: S108 (shared memory, not a temporary file)
+        kubernetes.empty_dir_mount(task, **where, medium="Memory", size_limit=pod.shared_memory)
+
+
+def _placement(task: Any, pod: Pod) -> None:
+    from kfp import kubernetes
+
+    for label, value in pod.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in pod.tolerations:
+        kubernetes.add_toleration(task, **toleration)
+
+
+def _time(task: Any, pod: Pod, again: bool) -> None:
+    from kfp import kubernetes
+
+    if pod.timeout:
+        kubernetes.set_timeout(task, seconds(pod.timeout))
+    if pod.retries and again:
+        wait = f"{seconds(pod.backoff or '30s')}s"
+        task.set_retry(pod.retries, backoff_duration=wait, backoff_factor=2.0, backoff_max_duration=_LONGEST_WAIT)
+
+
+def _environment(task: Any, stage: str, profile: Profile) -> None:
+    from kfp import kubernetes
+
+    for name, value in profile.environment.items():
+        task.set_env_variable(name, value)
+    kubernetes.use_field_path_as_env(task, "FERRY_RUN_ID", f"metadata.labels['{RUN_LABEL}']")
+    secrets = (profile.secrets, kubernetes.use_secret_as_env)
+    for entries, use in (secrets, (profile.config_maps, kubernetes.use_config_map_as_env)):
+        for name, given in entries.items():
+            if not given.stages or stage in given.stages:
+                use(task, name, {key: variable for variable, key in given.keys.items()}, optional=given.optional)
+
+
+def _pull(task: Any, profile: Profile) -> None:
+    from kfp import kubernetes
+
+    if profile.images.pull_policy:
+        kubernetes.set_image_pull_policy(task, profile.images.pull_policy)
+    if profile.images.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(profile.images.pull_secrets))

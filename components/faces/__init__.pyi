@@ -2,6 +2,7 @@ from .cache import default_cache
 from .decode import Limits, SkippedImage, decode_image, face_pixels
 from .duplicates import require_disjoint, shared_faces
 from .importing import import_faces
+from .pushing import PushReport, push_faces
 from .rendering import render_faces
 from .report import ImportReport
 from .schema import EXPRESSIONS, FaceRecord, FacesInfo, RawFace, Reader, SplitInfo
@@ -22,6 +23,7 @@ __all__ = [
     "ImportReport",
     "LabelledFaces",
     "Limits",
+    "PushReport",
     "RawFace",
     "Reader",
     "SkippedImage",
@@ -36,6 +38,7 @@ __all__ = [
     "import_faces",
     "open_faces",
     "open_unlabelled",
+    "push_faces",
     "read_info",
     "render_faces",
     "require_disjoint",

@@ -92,7 +92,8 @@ def _mlflow(home: Any) -> dict[str, Any]:
 
 def _s3() -> dict[str, Any]:
     from ...common.errors import FerryError
-    from ...faces.object_store import VARIABLES, ObjectStore, ObjectStoreConfig
+    from ...faces.addresses import VARIABLES, ObjectStoreConfig
+    from ...faces.object_store import ObjectStore
 
     if not any(os.environ.get(name) for name in VARIABLES["endpoint"]):
         return _check("S3", "not configured", "ok", "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to use a bucket.")

@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: ferry faces import fer2013/ -o faces/fer2013",
     )
     faces.command("import", epilog="Example: ferry faces import fer2013/ --layout fer2013 -o faces/fer2013")(import_)
+    faces.command("push", epilog="Example: ferry faces push faces/fer2013 s3://faces/fer2013")(push)
     faces.command("show", epilog="Example: ferry faces show faces/fer2013 --sheet sheet.png")(show)
     faces.command("render", epilog="Example: ferry faces render 2000 --style line -o faces/line")(render)
     faces.command("layouts", epilog="Example: ferry faces layouts")(show_layouts)
@@ -87,6 +88,22 @@ def import_(
     for warning in report.warnings:
         say(f"note: {warning}")
     print(f"Faces:   {report.output}")
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A Faces folder.")],
+    target: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/prefix, where nothing else lies.")],
+    json: JsonOption = False,
+) -> None:
+    """Upload a Faces folder to an object store; the same command goes on after an interruption."""
+    from ...faces import push_faces
+
+    report = push_faces(folder, target)
+    if json:
+        print_json(asdict(report))
+        return
+    print(f"Sent:    {report.sent:,} files; {report.kept:,} were there already; {report.size / 1e6:,.1f} MB in all")
+    print(f"Faces:   {report.uri}")
 
 
 def show(

@@ -13,7 +13,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from ferry.common.errors import RetryableError, UserError
-from ferry.faces.object_store import ObjectInfo, ObjectStore, ObjectStoreConfig, S3Source
+from ferry.faces.addresses import ObjectInfo, ObjectStoreConfig, S3Source
+from ferry.faces.object_store import ObjectStore
 from ferry.faces.readers import reader
 from ferry.faces.readers.s3 import S3FlatReader, S3Reader
 from ferry.faces.readers.sync import synchronise

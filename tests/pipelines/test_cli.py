@@ -31,6 +31,7 @@ COMMANDS = [
     ("doctor",),
     ("faces",),
     ("faces", "import"),
+    ("faces", "push"),
     ("faces", "show"),
     ("faces", "render"),
     ("faces", "layouts"),

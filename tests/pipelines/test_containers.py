@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from ferry.common.errors import RetryableError, UserError
 from ferry.faces import render_faces
-from ferry.faces.object_store import ObjectStore, ObjectStoreConfig
+from ferry.faces.addresses import ObjectStoreConfig
+from ferry.faces.object_store import ObjectStore
 from ferry.pipelines.runner import RunFailed, containers, load_record, local, run_local
 from ferry.pipelines.runner.stages import Stop
 

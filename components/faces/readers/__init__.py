@@ -124,7 +124,7 @@ def _recognised(source: Path) -> Reader:
 
 
 def _s3_reader(layout: str, uri: str, cache: Path | None) -> Reader:
-    from ..object_store import S3Source
+    from ..addresses import S3Source
     from .s3 import S3FlatReader, S3Reader
 
     source = S3Source.parse(uri)

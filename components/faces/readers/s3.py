@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError, expected
-from ..object_store import ObjectInfo, ObjectStore, S3Source
+from ..addresses import ObjectInfo, S3Source
+from ..object_store import ObjectStore
 from ..parallel import ordered_map
 from ..schema import RawFace, Reader
 from .base import LayoutReader, NoOptions, failing

@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from ...common.errors import RetryableError, disk_errors, expected
 from ...common.progress import progress
+from ..addresses import ObjectInfo, S3Source
 from ..cache import default_cache
-from ..object_store import ObjectInfo, ObjectStore, S3Source
+from ..object_store import ObjectStore
 from ..parallel import ordered_map
 
 logger = logging.getLogger("ferry")

@@ -1,0 +1,105 @@
+"""Uploads Faces folders to an object store, from where other machines and stages import them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.errors import expected
+from ..common.files import digest_of_file
+from ..common.progress import progress
+from .addresses import ObjectInfo, S3Source
+from .object_store import ObjectStore
+from .parallel import ordered_map
+from .schema import FACES_FILE
+from .store import read_info
+
+_WORKERS = 8
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What an upload did.
+
+    Attributes:
+        uri: Where the data set is now.
+        sent: Files that were uploaded.
+        kept: Files that were there already, by their SHA-256.
+        size: Bytes of all of them.
+    """
+
+    uri: str
+    sent: int
+    kept: int
+    size: int
+
+
+def push_faces(folder: Path | str, target: str, store: ObjectStore | None = None) -> PushReport:
+    """Uploads a Faces folder under a prefix; the same call goes on after an interruption.
+
+    ``faces.json`` goes last: a prefix that has it holds the whole data set. Nothing in the store is removed.
+
+    Args:
+        folder: A Faces folder.
+        target: ``s3://bucket/prefix``, where nothing else lies.
+        store: The store; from the environment by default.
+
+    Returns:
+        What was sent.
+
+    Raises:
+        UserError: It is no Faces folder, something else lies under the prefix, or a key or the bucket is wrong.
+        RetryableError: The store cannot be reached, or a transfer failed several times.
+    """
+    folder, there = Path(folder), S3Source.parse(target)
+    if not there.prefix:
+        raise expected("target", "a prefix below a bucket", target, "Write it as s3://bucket/prefix.")
+    read_info(folder)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files.sort(key=lambda path: path.name == FACES_FILE)
+    upload = _Upload(store or ObjectStore(), there, {path.name: digest_of_file(path) for path in files})
+    known = upload.known()
+    sent = 0
+    with progress(f"uploading {folder}", len(files), "files") as bar:
+        for group in (files[:-1], files[-1:]):
+            todo = [path for path in group if known.get(path.name) != upload.digests[path.name]]
+            bar.advance(len(group) - len(todo))
+            for _ in ordered_map(upload.send, todo, _WORKERS, chunk=1):
+                sent += 1
+                bar.advance()
+    return PushReport(there.uri, sent, len(files) - sent, sum(path.stat().st_size for path in files))
+
+
+class _Upload:
+    def __init__(self, store: ObjectStore, target: S3Source, digests: dict[str, str]) -> None:
+        self.store, self.target, self.digests = store, target, digests
+
+    def known(self) -> dict[str, str]:
+        """Returns SHA-256 by name of what is under the prefix, where it is of this data set.
+
+        Raises:
+            UserError: Something else is there.
+        """
+        names = [item.key[len(self.target.below) :] for item in self._listing()]
+        other = [name for name in names if name not in self.digests]
+        known = dict(zip(names, (found for _, found in ordered_map(self._digest, names, _WORKERS)), strict=True))
+        if known.get(FACES_FILE, self.digests[FACES_FILE]) != self.digests[FACES_FILE]:
+            other.append(f"{FACES_FILE} of another data set")
+        if other:
+            got = ", ".join(other[:_SHOWN]) + (f" and {len(other) - _SHOWN:,} more" if len(other) > _SHOWN else "")
+            rule = "a prefix without other objects"
+            raise expected("target", rule, f"{self.target.uri} with {got}", "Choose another one.")
+        return known
+
+    def send(self, path: Path) -> None:
+        """Uploads one file, in a thread."""
+        key = self.target.below + path.name
+        self.store.upload(path, self.target.bucket, key, sha256=self.digests[path.name])
+
+    def _digest(self, name: str) -> str:
+        return self.store.sha256_of(self.target.bucket, self.target.below + name)
+
+    def _listing(self) -> Iterator[ObjectInfo]:
+        return self.store.list(self.target.bucket, self.target.below)

@@ -1,4 +1,4 @@
-"""``ferry models``, ``ferry promote``, ``ferry rollback``: the registry."""
+"""``ferry models``, ``ferry promote``, ``ferry rollback``, ``ferry sync``: the registry."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("models", epilog="Example: ferry models --json")(models)
     app.command("promote", epilog="Example: ferry promote 3 --name ferry-clup")(promote)
     app.command("rollback", epilog="Example: ferry rollback --name ferry-clup")(rollback)
+    app.command("sync", epilog="Example: ferry sync")(sync_)
 
 
 def models(
@@ -95,3 +96,19 @@ def _row(version: Version) -> tuple[str, ...]:
         version.tags.get("ferry.card", ""),
         datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def sync_(home: HomeOption = None, json: JsonOption = False) -> None:
+    """Send to MLflow what it did not take when it was away: numbers, and models that are not registered yet."""
+    from ..runner import Home
+    from ..runner.sync import sync
+
+    found = sync(Home.find(home), say)
+    for line in found.left:
+        say(f"note: not sent, {line}")
+    if json:
+        print_json(asdict(found))
+    else:
+        print(f"Sent:    {found.records:,} records of trainings, {len(found.models):,} models")
+    if found.left:
+        raise typer.Exit(1)

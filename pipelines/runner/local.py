@@ -23,6 +23,7 @@ from .process import Executor, stage_environment, termination_interrupts
 from .record import RunRecord, now, package_versions
 from .settle import close_tracking, open_tracking, remove_checkpoints, settle
 from .stages import modules_of
+from .sync import unregistered
 from .watch import silent
 
 Say = Callable[[str], None]
@@ -208,7 +209,8 @@ def _execute(text: str, home: Home, folder: Path, record: RunRecord, say: Say) -
 def _failure(record: RunRecord) -> str:
     failed = next((task for task in record.tasks if task.status == "failed"), None)
     where = f"Stage {failed.name}: " if failed is not None and record.status == "failed" else ""
-    return f"{where}{record.error}\nLog: {record.log}"
+    kept = "\nThe model is made and kept: `ferry sync` registers it later." if unregistered(record) else ""
+    return f"{where}{record.error}{kept}\nLog: {record.log}"
 
 
 __all__ = ["RunFailed", "RunResult", "prepared", "run_held", "run_local"]

@@ -28,6 +28,7 @@ COMMANDS = [
     ("models",),
     ("promote",),
     ("rollback",),
+    ("sync",),
     ("doctor",),
     ("faces",),
     ("faces", "import"),

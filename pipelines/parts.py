@@ -13,6 +13,7 @@ from ..evaluation.component import evaluate
 from ..faces.component import import_holdout, import_target
 from ..networks.component import import_model
 from ..registry.component import register
+from .preflight import take_snapshot
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ def import_all(values: Mapping[str, Any], checked: Any = None) -> Imported:
         checked: The task that checks all values before anything is read, where the pipeline has one.
     """
     of_target = named(values, "target", "layout", "split", "max_skipped")
-    target = import_target(
-        source=values["target"], **of_target, **({"min_faces": checked.output} if checked is not None else {})
-    )
-    source = import_model(source=values["source"], **named(values, "source"))
+    places = {name: values[name] for name in ("target", "source", "holdout", "target_labels") if name in values}
+    snapshot = take_snapshot(**places).set_caching_options(False)
+    least = {}
     if checked is not None:
-        source.after(checked)
+        snapshot.after(checked)
+        least = {"min_faces": checked.output}
+    target = import_target(source=values["target"], **of_target, **least, snapshot=snapshot.outputs["target"])
+    source = import_model(source=values["source"], **named(values, "source"), snapshot=snapshot.outputs["source"])
     labels = {}
     if "target_labels" in values:
         labels = {"target_labels": values["target_labels"]}
@@ -65,6 +68,7 @@ def import_all(values: Mapping[str, Any], checked: Any = None) -> Imported:
         source=values["holdout"],
         **named(values, "holdout", "layout", "split", "max_skipped", "allow_overlap"),
         **labels,
+        snapshot=snapshot.outputs["holdout"],
     )
     return Imported(target, source, holdout)
 
@@ -96,5 +100,4 @@ def evaluate_and_register(
         report=results.outputs["report"],
         name=values["model_name"],
     )
-    for task in (imported.target, imported.holdout, imported.source, registration):
-        task.set_caching_options(False)  # what they ask may have another answer tomorrow
+    registration.set_caching_options(False)  # the registry may have forgotten it

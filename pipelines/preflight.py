@@ -1,4 +1,6 @@
-"""The first stage of a run: wrong values end it before anything is read, wherever it was started from."""
+"""The first stages of a run: wrong values and places end it before anything is read, wherever it was started from."""
+
+from typing import NamedTuple
 
 from kfp import dsl
 
@@ -91,3 +93,34 @@ def check_parameters(
 
     with stage("check-parameters"):
         return preflight(values)
+
+
+# fmt: off
+@dsl.component(base_image=image("slim"), install_kfp_package=False)
+def take_snapshot(
+    target: str, source: str, holdout: str, target_labels: str = ""
+) -> NamedTuple("Snapshot", [("target", str), ("source", str), ("holdout", str)]):  # type: ignore[valid-type]
+    # fmt: on
+    """Say in what state data and model are, so that Kubeflow's cache sees when they have changed.
+
+    Args:
+        target: Unlabelled faces.
+        source: The source model.
+        holdout: Labelled faces for the evaluation; empty for none.
+        target_labels: Labels of the target's faces; empty for none.
+
+    Returns:
+        The states of target, source model, and both labelled sets.
+    """
+    from ferry.common.errors import fields_as
+    from ferry.common.stage import stage
+    from ferry.pipelines.snapshots import state_of
+
+    places = dict(target=target, source=source, holdout=holdout, target_labels=target_labels)
+    with stage("take-snapshot") as record:
+        found = {}
+        for name, place in places.items():
+            with fields_as("", source=name):
+                found[name] = state_of(place)
+        record.facts.update(found)
+    return found["target"], found["source"], found["holdout"] + found["target_labels"]

@@ -13,6 +13,7 @@ def import_target(
     split: str = "train",
     max_skipped: float = 0.05,
     min_faces: int = 0,
+    snapshot: str = "",
 ) -> None:
     """Import unlabelled target faces; labels that the layout may have are dropped.
 
@@ -23,6 +24,7 @@ def import_target(
         split: The split to take where the layout has several; empty takes all.
         max_skipped: Largest share of faces that may be skipped, as broken files and the like are.
         min_faces: How many faces the settings of later stages need.
+        snapshot: State of the source; with another one, Kubeflow's cache has no answer.
     """
     from ferry.common.stage import stage
     from ferry.faces.stage import target_stage
@@ -31,7 +33,7 @@ def import_target(
         found = target_stage(
             source, faces.path, record, layout=layout, split=split, max_skipped=max_skipped, min_faces=min_faces
         )
-        faces.metadata.update(found)
+        faces.metadata.update(found, snapshot=snapshot)
 
 
 @dsl.component(base_image=image("slim"), install_kfp_package=False)
@@ -47,6 +49,7 @@ def import_holdout(
     target_labels: str = "",
     target_labels_layout: str = "auto",
     target_labels_split: str = "train",
+    snapshot: str = "",
 ) -> None:
     """Import a labelled holdout, which only evaluation sees; without a source it is empty.
 
@@ -62,6 +65,7 @@ def import_holdout(
         target_labels: Labelled faces of the target itself, to judge pseudo-labels; training never sees them.
         target_labels_layout: Layout of target_labels, or auto.
         target_labels_split: The split of target_labels to take; empty takes all.
+        snapshot: State of both sources; with another one, Kubeflow's cache has no answer.
     """
     from ferry.common.stage import stage
     from ferry.faces.stage import holdout_stage
@@ -72,4 +76,4 @@ def import_holdout(
         choices.update(target_labels_split=target_labels_split)
         paths = source, faces.path, target.path
         found = holdout_stage(*paths, record, allow_overlap=allow_overlap, max_skipped=max_skipped, **choices)
-        faces.metadata.update(found)
+        faces.metadata.update(found, snapshot=snapshot)

@@ -225,6 +225,24 @@ def is_registry_uri(text: str) -> bool:
     return text.startswith("models:/")
 
 
+def version_of(uri: str, tracking_uri: str = "") -> str:
+    """Returns what a registered model's address means now: ``NAME/VERSION`` and the digest of its files.
+
+    Args:
+        uri: ``models:/NAME/VERSION`` or ``models:/NAME@ALIAS``.
+        tracking_uri: Tracking URI; empty takes ``MLFLOW_TRACKING_URI``.
+
+    Raises:
+        UserError: There is no such model, version or alias.
+        RetryableError: The server does not answer.
+    """
+    parts, advice = _parts(uri), "Try again, or pass the model as a folder."
+    client = connect(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""), advice)
+    with server_errors(advice):
+        found = _find_version(client, *parts)
+    return f"{found.name}/{found.version} {dict(found.tags).get(MODEL_DIGEST, '')}"
+
+
 def download_model(uri: str, tracking_uri: str = "") -> Path:
     """Returns the weights folder of a registered model, downloaded once per content into the cache.
 
@@ -241,14 +259,11 @@ def download_model(uri: str, tracking_uri: str = "") -> Path:
     """
     from ..faces import default_cache
 
-    parts = _URI.fullmatch(uri)
-    if parts is None:
-        raise expected("model", "models:/NAME@ALIAS or models:/NAME/VERSION", uri, "See: ferry models")
-    advice = "Try again, or pass the model as a folder."
+    parts, advice = _parts(uri), "Try again, or pass the model as a folder."
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
     client = connect(tracking_uri, advice)
     with server_errors(advice):
-        found = _find_version(client, parts["name"], parts["alias"] or "", parts["version"] or "")
+        found = _find_version(client, *parts)
         digest = dict(found.tags).get(MODEL_DIGEST, "")
         if not re.fullmatch("[0-9a-f]{64}", digest):
             fix = "Register it with Ferry, or pass its files as a folder."
@@ -289,6 +304,14 @@ def pages(search: Any, **filters: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Returns name, alias and version of a registered model's address."""
+    parts = _URI.fullmatch(uri)
+    if parts is None:
+        raise expected("model", "models:/NAME@ALIAS or models:/NAME/VERSION", uri, "See: ferry models")
+    return parts["name"], parts["alias"] or "", parts["version"] or ""
 
 
 def _find_version(client: Any, name: str, alias: str, version: str) -> Any:

@@ -167,8 +167,11 @@ def test_only_evaluation_sees_the_holdout():
         for entry in values.get("inputs", {}).get("parameters", {}).values():
             if entry.get("componentInputParameter", "").startswith("holdout"):
                 touching.add(task)
-    assert touching - {"check-parameters"} == {"import-holdout", "evaluate"}
-    assert not spec("clup")["components"]["comp-check-parameters"]["inputDefinitions"].get("artifacts")
+    assert touching - {"check-parameters", "take-snapshot"} == {"import-holdout", "evaluate"}
+    for name in ("check-parameters", "take-snapshot"):  # which see names of places, and hand on no faces
+        component = spec("clup")["components"][f"comp-{name}"]
+        assert not component["inputDefinitions"].get("artifacts")
+        assert not component["outputDefinitions"].get("artifacts")
 
 
 def test_the_first_stage_checks_every_parameter_and_nothing_is_read_before_it_is_done():
@@ -187,10 +190,22 @@ def test_the_first_stage_checks_every_parameter_and_nothing_is_read_before_it_is
     assert roots == {"check-parameters"}
 
 
-def test_everything_that_asks_the_outside_world_is_never_cached():
-    tasks = spec("clup")["root"]["dag"]["tasks"]
+@pytest.mark.parametrize("name", ["clup", "adabn"])
+def test_what_is_read_from_outside_is_cached_by_its_state_and_the_rest_that_asks_outside_is_never_cached(name):
+    """Kubeflow's cache knows inputs: the name of a place stays the same when what lies there does not."""
+    tasks = spec(name)["root"]["dag"]["tasks"]
     cached = {task for task, values in tasks.items() if values.get("cachingOptions", {}).get("enableCache")}
-    assert cached == set(tasks) - {"import-target", "import-holdout", "import-model", "register"}
+    assert cached == set(tasks) - {"take-snapshot", "register"}
+    for task, state in (("import-target", "target"), ("import-model", "source"), ("import-holdout", "holdout")):
+        given = tasks[task]["inputs"]["parameters"]["snapshot"]["taskOutputParameter"]
+        assert given == {"producerTask": "take-snapshot", "outputParameterKey": state}
+    looked_at = tasks["take-snapshot"]["inputs"]["parameters"]
+    assert {entry["componentInputParameter"] for entry in looked_at.values()} == set(find(name).paths)
+    roots = {task for task, values in tasks.items() if not values.get("dependentTasks")}
+    assert roots == ({"check-parameters"} if name == "clup" else {"take-snapshot"})
+
+
+def test_a_source_training_is_never_cached():
     assert not spec("source")["root"]["dag"]["tasks"]["train-source"].get("cachingOptions", {}).get("enableCache")
 
 

@@ -77,7 +77,8 @@ def test_rules_for_pods(profile, name):
         assert ("retryPolicy" in task) == (stage not in NOT_TWICE), stage
         assert {"name": "FERRY_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in pod["fieldPathAsEnv"]
         keys = {secret["secretName"] for secret in pod.get("secretAsEnv", [])}
-        assert ("ferry-s3" in keys) == (stage in ("import-target", "import-holdout", "train-source")), stage
+        reading = ("take-snapshot", "import-target", "import-holdout", "train-source")
+        assert ("ferry-s3" in keys) == (stage in reading), stage
         assert not re.search(r"(?i)password|secret", " ".join(entry["name"] for entry in container.get("env", []))), (
             stage
         )

@@ -98,7 +98,7 @@ def test_a_source_model_comes_out_and_nothing_is_left_over(trained, place):
 
 def test_the_whole_main_job_is_in_run_json(adapted, place):
     assert adapted["status"] == "done"
-    assert len(adapted["tasks"]) == 10
+    assert len(adapted["tasks"]) == 11
     assert all(task["status"] == "done" for task in adapted["tasks"])
     assert set(adapted["metrics"]) == {"source", "adabn", "adapted"}
     for row in adapted["metrics"].values():

@@ -8,7 +8,7 @@ import torch
 from ferry.common.errors import UserError
 from ferry.networks import load_classifier, load_info, load_source
 from ferry.registry.register import register
-from ferry.training.runs import download_model
+from ferry.training.runs import download_model, version_of
 from mlflow import MlflowClient
 
 
@@ -90,3 +90,6 @@ def test_a_model_of_somebody_else_is_refused(uri, tmp_path):
 def test_a_malformed_address_is_refused_with_the_right_form(text):
     with pytest.raises(UserError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
         download_model(text, "sqlite:///unused.db")
+    with pytest.raises(UserError, match="models:/NAME@ALIAS or models:/NAME/VERSION"):
+        version_of(text, "sqlite:///unused.db")
+    assert not Path("unused.db").exists()

@@ -4,7 +4,7 @@
     python images/build.py push slim cpu cuda
 
 `build` tags with the version of the package. `push` sends the images to the registry and writes their digests into
-`images.lock.json`, which `ferry compile --images` reads. Options after `--` go to the builder, for instance
+`images.lock.json`, which a profile names (`images.lock`). Options after `--` go to the builder, for instance
 `-- --build-arg BASE=registry.example.org/python:3.11`. Needs docker, or what `--engine` names.
 """
 
@@ -42,7 +42,9 @@ def main() -> None:
         for kind in kinds:
             build(given.engine, kind, reference(given.registry, kind), arguments[split + 1 :])
     else:
-        write_lock(given.lock, {kind: push(given.engine, reference(given.registry, kind)) for kind in kinds})
+        before = read_lock(given.lock)  # a damaged one is found before anything is sent
+        pushed = {kind: push(given.engine, reference(given.registry, kind)) for kind in kinds}
+        write_lock(given.lock, {**before, **pushed})
 
 
 def reference(registry: str, kind: str) -> str:
@@ -67,17 +69,25 @@ def push(engine: str, name: str) -> str:
     run([engine, "push", name])
     text = run([engine, "image", "inspect", "--format", "{{json .RepoDigests}}", name], capture=True)
     repository = name.rpartition(":")[0]
-    digests = [entry for entry in json.loads(text) if entry.startswith(f"{repository}@sha256:")]
+    short = re.sub(r"^docker\.io/(library/)?", "", repository)  # as Docker itself calls it
+    digests = [entry for entry in json.loads(text) if entry.startswith((f"{repository}@sha256:", f"{short}@sha256:"))]
     if not digests:
         refuse(f"Expected `{name}` to have a digest after the push, but got {text.strip()}. Push it again.")
     return digests[0]
 
 
+def read_lock(path: Path) -> dict[str, str]:
+    """Returns the digests that were written before."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError:
+        refuse(f"Expected `{path}` to be a file with digests, but got a damaged one. Remove it and push all kinds.")
+
+
 def write_lock(path: Path, images: dict[str, str]) -> None:
-    """Writes digests, and keeps those of kinds that were not pushed."""
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """Writes digests."""
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(json.dumps({**before, **images}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(images, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     fresh.replace(path)
     print(f"digests: {path}")
 

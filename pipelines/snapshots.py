@@ -15,8 +15,8 @@ from pathlib import Path
 from .. import __file__ as package_file
 from .. import __version__
 from ..common.errors import expected
+from ..faces.readers import is_s3
 from ..training.runs import is_registry_uri, version_of
-from .catalogue import REMOTE
 
 _CODE = (".py", ".jinja", ".css")
 
@@ -39,7 +39,7 @@ def state_of(place: str) -> str:
         return ""
     if is_registry_uri(place):
         lines = iter([version_of(place)])
-    elif place.startswith(REMOTE):
+    elif is_s3(place):
         lines = _objects(place)
     else:
         lines = _files(Path(place).expanduser())

@@ -58,17 +58,19 @@ def push_faces(folder: Path | str, target: str, store: ObjectStore | None = None
         raise expected("target", "a prefix below a bucket", target, "Write it as s3://bucket/prefix.")
     read_info(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    files.sort(key=lambda path: path.name == FACES_FILE)
+    shards = [path for path in files if path.name != FACES_FILE]
     upload = _Upload(store or ObjectStore(), there, {path.name: digest_of_file(path) for path in files})
     known = upload.known()
-    sent = 0
+    todo = [path for path in shards if path.name not in known]
     with progress(f"uploading {folder}", len(files), "files") as bar:
-        for group in (files[:-1], files[-1:]):
-            todo = [path for path in group if known.get(path.name) != upload.digests[path.name]]
-            bar.advance(len(group) - len(todo))
-            for _ in ordered_map(upload.send, todo, _WORKERS, chunk=1):
-                sent += 1
-                bar.advance()
+        bar.advance(len(shards) - len(todo))
+        for _ in ordered_map(upload.send, todo, _WORKERS, chunk=1):
+            bar.advance()
+        if FACES_FILE not in known:
+            upload.known()  # somebody else may have begun to use the prefix meanwhile
+            upload.send(folder / FACES_FILE)
+        bar.advance()
+    sent = len(files) - len(known)
     return PushReport(there.uri, sent, len(files) - sent, sum(path.stat().st_size for path in files))
 
 
@@ -76,22 +78,30 @@ class _Upload:
     def __init__(self, store: ObjectStore, target: S3Source, digests: dict[str, str]) -> None:
         self.store, self.target, self.digests = store, target, digests
 
-    def known(self) -> dict[str, str]:
-        """Returns SHA-256 by name of what is under the prefix, where it is of this data set.
+    def known(self) -> set[str]:
+        """Returns the names of this data set's files that are under the prefix.
 
         Raises:
-            UserError: Something else is there.
+            UserError: Something else is there, or a file of the same name with another or with unknown content.
         """
         names = [item.key[len(self.target.below) :] for item in self._listing()]
-        other = [name for name in names if name not in self.digests]
-        known = dict(zip(names, (found for _, found in ordered_map(self._digest, names, _WORKERS)), strict=True))
-        if known.get(FACES_FILE, self.digests[FACES_FILE]) != self.digests[FACES_FILE]:
-            other.append(f"{FACES_FILE} of another data set")
-        if other:
-            got = ", ".join(other[:_SHOWN]) + (f" and {len(other) - _SHOWN:,} more" if len(other) > _SHOWN else "")
-            rule = "a prefix without other objects"
-            raise expected("target", rule, f"{self.target.uri} with {got}", "Choose another one.")
-        return known
+        self._refuse([name for name in names if name not in self.digests])
+        digests = [digest for _, digest in ordered_map(self._digest, names, _WORKERS, chunk=1)]
+        there = dict(zip(names, digests, strict=True))
+        self._refuse(
+            [
+                f"{name} {'with other content' if found else 'that was not pushed from here'}"
+                for name, found in there.items()
+                if found != self.digests[name]
+            ]
+        )
+        return set(names)
+
+    def _refuse(self, others: list[str]) -> None:
+        if others:
+            more = f" and {len(others) - _SHOWN:,} more" if len(others) > _SHOWN else ""
+            got = f"{self.target.uri} with {', '.join(others[:_SHOWN])}{more}"
+            raise expected("target", "a prefix without other objects", got, "Choose another one.")
 
     def send(self, path: Path) -> None:
         """Uploads one file, in a thread."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..common.errors import expected
 from ..common.files import digest_of, read_json
 from ..training.runs import MODEL_DIGEST, connect, experiment, pages, server_errors
 from .card import ModelCard, make_card
@@ -102,6 +103,55 @@ def register(
             lock.check()
             client.set_registered_model_alias(name, CHALLENGER, version)
     return Registered(name, version, f"models:/{name}/{version}", run)
+
+
+def register_later(
+    model: Path | str,
+    evaluation: Path | str,
+    report: Path | str | None,
+    name: str,
+    *,
+    made_at: float,
+    tracking_uri: str = "",
+    run_id: str = "",
+) -> Registered:
+    """Registers a model some time after it was made; one that is registered already stays as it is.
+
+    Args:
+        model: As for :func:`register`.
+        evaluation: As for :func:`register`.
+        report: As for :func:`register`.
+        name: Name in the registry.
+        made_at: When the model was made, seconds since the epoch.
+        tracking_uri: As for :func:`register`.
+        run_id: As for :func:`register`.
+
+    Returns:
+        The version, which may be one that somebody else made of the same model.
+
+    Raises:
+        UserError: As for :func:`register`; or there is a newer version, from which this one would take the alias.
+        RetryableError: As for :func:`register`.
+    """
+    from ..networks import load_info
+
+    check_model_name(name)
+    digest, advice = load_info(model).digest, f"The model is kept in {model}."
+    client = connect(tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", ""), advice)
+    with server_errors(advice):
+        versions = list(pages(client.search_model_versions, filter_string=f"name = '{name}'"))
+    same = next((one for one in versions if dict(one.tags).get(MODEL_DIGEST) == digest), None)
+    if same is not None and same.run_id != run_id:  # one of the same run may have been left half registered
+        return Registered(name, str(same.version), f"models:/{name}/{same.version}", str(same.run_id))
+    newer = max((one for one in versions if one.creation_timestamp / 1000 > made_at), key=_number, default=None)
+    if newer is not None and same is None:
+        fix = f"Compare them by hand; the model is in {model}."
+        raise expected("model", f"newer than {name} version {newer.version}", str(model), fix)
+    return register(model, evaluation, report, name, tracking_uri=tracking_uri, run_id=run_id)
+
+
+def _number(version: Any) -> int:
+    return int(version.version)
 
 
 def pack(model: Path | str, output: Path, card: ModelCard) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -59,8 +59,10 @@ def check_stages(profile: Profile, known: set[str]) -> None:
     Raises:
         UserError: There is no stage of that name, or it must not be started twice.
     """
-    given = {**profile.secrets, **profile.config_maps}
-    for place, names in {"stages": profile.stages, **{f"{key}.stages": given[key].stages for key in given}}.items():
+    places: dict[str, Iterable[str]] = {"stages": profile.stages}
+    for kind, entries in (("secrets", profile.secrets), ("config_maps", profile.config_maps)):
+        places.update({f"{kind}.{name}.stages": given.stages for name, given in entries.items()})
+    for place, names in places.items():
         for name in names:
             if name not in known:
                 raise unknown(place, name, sorted(known))

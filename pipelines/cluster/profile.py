@@ -18,7 +18,8 @@ from ...common.parameters import from_mapping
 
 T = TypeVar("T")
 
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
+_CPU = re.compile(r"\d+(\.\d+)?|\d+m")
+_MEMORY = re.compile(r"\d+([EPTGMK]i?)?")
 _DURATION = re.compile(r"(\d+)(s|m|h|d)?")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _SECRET = re.compile(r"pass(word|wd)?|secret|token|credential|(access|api|secret)_?key", re.IGNORECASE)
@@ -26,7 +27,16 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OBJECT = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _DIGEST = re.compile(r"\S+@sha256:[0-9a-f]{64}")
 _POLICIES = ("Always", "IfNotPresent", "Never")
-_TOLERATION = ("key", "operator", "value", "effect", "toleration_seconds")
+_OF_CPU = ("cpu", "cpu_limit")
+_OF_MEMORY = ("memory", "shared_memory")
+_TOLERATION: Mapping[str, tuple[str, ...]] = {
+    "key": (),
+    "operator": ("Exists", "Equal"),
+    "value": (),
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
+    "toleration_seconds": (),
+}
+_ADDRESS = re.compile(r"//[^/@\s]+:[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -60,10 +70,13 @@ class Pod:
     tolerations: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("cpu", "cpu_limit", "memory", "shared_memory"):
-            value = getattr(self, name)
-            if value and not _QUANTITY.fullmatch(value):
-                raise expected(name, "a quantity of Kubernetes", value, "Write, for example, 500m, 4 or 8Gi.")
+        for names, form, example in ((_OF_CPU, _CPU, "500m, 1.5 or 4"), (_OF_MEMORY, _MEMORY, "1536Mi or 8Gi")):
+            for name in names:
+                value = getattr(self, name)
+                if value and not form.fullmatch(value):
+                    raise expected(
+                        name, "a quantity that Kubeflow understands", value, f"Write, for example, {example}."
+                    )
         for name in ("timeout", "backoff"):
             value = getattr(self, name)
             if value and not (_DURATION.fullmatch(value) and seconds(value)):
@@ -73,9 +86,7 @@ class Pod:
             if number is not None and number < 0:
                 raise expected(name, "zero or more", number, "Pass 0 for none.")
         for toleration in self.tolerations:
-            for key in toleration:
-                if key not in _TOLERATION:
-                    raise unknown("tolerations", key, _TOLERATION)
+            _check_toleration(toleration)
 
     def over(self, other: Pod) -> Pod:
         """Returns these settings, with those of `other` where these say nothing; 0 and ``{}`` of these count."""
@@ -153,9 +164,9 @@ class Profile:
     config_maps: Mapping[str, Keys] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for variable in self.environment:
+        for variable, value in self.environment.items():
             _check_variable("environment", variable)
-            if _SECRET.search(variable):
+            if _SECRET.search(variable) or _ADDRESS.search(value):
                 fix = "Put it into a Secret and name that under secrets."
                 raise expected("environment", "without secrets", variable, fix)
         for kind, named in (("secrets", self.secrets), ("config_maps", self.config_maps)):
@@ -236,9 +247,9 @@ def seconds(time: str) -> int:
 
 def _pod(values: Any, name: str) -> Pod:
     given = dict(_mapping(name.rstrip("."), values))
-    for key in ("cpu", "cpu_limit", "memory", "shared_memory", "timeout", "backoff"):
+    for key in (*_OF_CPU, *_OF_MEMORY, "timeout", "backoff"):
         if isinstance(given.get(key), (int, float)) and not isinstance(given[key], bool):
-            given[key] = f"{given[key]:g}"  # YAML reads cpu: 4 as a number
+            given[key] = str(given[key])  # YAML reads cpu: 4 as a number
     if "node_selector" in given:
         labels = _mapping(f"{name}node_selector", given["node_selector"])
         given["node_selector"] = {key: _text(f"{name}node_selector.{key}", value) for key, value in labels.items()}
@@ -288,6 +299,19 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise expected(name, "text", value, "Put it between quotation marks.")
     return value
+
+
+def _check_toleration(toleration: Mapping[str, Any]) -> None:
+    for key, value in toleration.items():
+        if key not in _TOLERATION:
+            raise unknown("tolerations", key, tuple(_TOLERATION))
+        if key == "toleration_seconds":
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise expected("tolerations", "with a number of toleration_seconds", value, "Write, for example, 300.")
+        elif not isinstance(value, str):
+            raise expected("tolerations", f"with text as {key}", value, "Put it between quotation marks.")
+        elif _TOLERATION[key] and value not in _TOLERATION[key]:
+            raise unknown("tolerations", value, _TOLERATION[key])
 
 
 def _check_variable(name: str, variable: str) -> None:

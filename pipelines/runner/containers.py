@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import RetryableError, expected
+from ...common.images import REGISTRY_VARIABLE
 from ...common.stage import ALIVE_VARIABLE
 from .home import Home
 from .stages import Stop
@@ -28,8 +29,10 @@ HOME_LABEL = "ferry.home"
 
 _PASSED = ("FERRY_", "MLFLOW_", "S3_", "MINIO_", "AWS_", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "GIT_PYTHON", "TMPDIR")
 _PASSED_WHOLE = ("OMP_NUM_THREADS", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_FILES = ("S3_CA", "AWS_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+_NO_IMAGE = f"Build it (make images), or set {REGISTRY_VARIABLE} to the registry and folder that have it."
+_REFUSED = (401, 403, 404)
 _LOOK_EVERY = 0.2
+_ASK_EVERY = 5.0
 _IMAGE = re.compile(r"^\s*image: (\S+)$", re.MULTILINE)
 _PRINT = builtins.print  # kfp indents what is printed while a stage runs, by replacing print
 
@@ -56,23 +59,43 @@ def surroundings(
     cache.mkdir(parents=True, exist_ok=True)  # the engine would make it as root
     mounts = {str(home.root): False, **({} if cache.is_relative_to(home.root) else {str(cache): False})}
     named = [Path(value) for value in values.values() if isinstance(value, str) and os.path.isabs(value)]
-    named += [Path(kept[name]) for name in _FILES if os.path.isabs(kept.get(name, ""))]
+    named += [Path(value) for value in kept.values() if os.path.isabs(value)]  # certificates and the like
     for path in named:
         if path.exists() and not path.is_relative_to(home.root):
             mounts.setdefault(str(path), True)
             for beside in path.parent.glob(f"{path.name}.*"):  # the sidecar of a model file
                 mounts.setdefault(str(beside), True)
-    store = re.fullmatch(r"sqlite:///(/.+)", environment.get("MLFLOW_TRACKING_URI", ""))
-    if store is not None and not Path(store[1]).is_relative_to(home.root):
-        mounts[str(Path(store[1]).parent)] = False
+    store = _store(environment.get("MLFLOW_TRACKING_URI", ""))
+    if store is not None and not store.is_relative_to(home.root):
+        mounts[str(store.parent)] = False
     return {
-        "user": f"{os.getuid()}:{os.getgid()}",
         "network_mode": network,
         "passed": sorted(kept),  # values stay in memory: keys are among them
         "environment": added,
         "mounts": mounts,
         "labels": {HOME_LABEL: str(home.root), "ferry.run": folder.name},
     }
+
+
+def check_store(uri: str) -> None:
+    """Makes sure, before a run, that its containers can open the MLflow store.
+
+    Args:
+        uri: Tracking URI.
+
+    Raises:
+        UserError: It is a file or folder whose place containers cannot know.
+    """
+    if "://" in uri and not uri.startswith(("sqlite:", "file:")):
+        return
+    if _store(uri) is None:
+        fix = "Name a server, or write sqlite:////absolute/path/mlflow.db."
+        raise expected("MLFLOW_TRACKING_URI", "a server or a file with its absolute path", uri, fix)
+
+
+def _store(uri: str) -> Path | None:
+    found = re.fullmatch(r"sqlite:///(/.+)", uri)
+    return Path(found[1]) if found else None
 
 
 def connect() -> Any:
@@ -95,14 +118,17 @@ def connect() -> Any:
 
 
 def require_images(package: str) -> None:
-    """Makes sure, before a run, that the images of a compiled pipeline are there; pulls those that are not.
+    """Makes sure, before a run, that the images of a compiled pipeline are there.
+
+    Those that are not are pulled where ``FERRY_IMAGE_REGISTRY`` says from where: the bare name of a local build means
+    somebody else's folder at a public registry.
 
     Args:
         package: The compiled YAML.
 
     Raises:
         UserError: An image is neither there nor in its registry.
-        RetryableError: No engine answers.
+        RetryableError: The engine or the registry does not answer.
     """
     from docker.errors import APIError, ImageNotFound
 
@@ -110,12 +136,18 @@ def require_images(package: str) -> None:
     for name in sorted(set(_IMAGE.findall(package))):
         try:
             client.images.get(name)
-        except ImageNotFound:
+        except ImageNotFound as missing:
+            if not os.environ.get(REGISTRY_VARIABLE):
+                raise expected("image", "there", name, _NO_IMAGE) from missing
             try:
                 client.images.pull(name)
             except APIError as error:
-                fix = "Build it (make images), or set FERRY_IMAGE_REGISTRY to the registry and folder that have it."
-                raise expected("image", "there, or in a registry", f"{name}: {error.explanation}", fix) from error
+                reason = f"{name}: {error.explanation or error}"
+                if error.status_code in _REFUSED or "denied" in reason or "not found" in reason:
+                    raise expected("image", "there, or in a registry", reason, _NO_IMAGE) from error
+                raise RetryableError(
+                    f"Expected `image` to arrive, but got {reason}. Run the same command again."
+                ) from error
 
 
 def remove_left(home: Home) -> None:
@@ -142,7 +174,7 @@ def runner_of(asked: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
 
     mounts = [Mount(path, path, type="bind", read_only=closed) for path, closed in asked["mounts"].items()]
     return local.DockerRunner(
-        user=asked["user"],
+        **_person(connect().info().get("SecurityOptions") or []),
         network_mode=asked["network_mode"],
         environment={**{name: os.environ[name] for name in asked["passed"]}, **asked["environment"], **environment},
         mounts=mounts,
@@ -150,6 +182,21 @@ def runner_of(asked: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
         ipc_mode="private",
         shm_size="2g",  # 64 MB, the engine's own, end data loaders with a bus error
     )
+
+
+def _person(security: list[str]) -> dict[str, Any]:
+    """Returns how containers write as who runs them.
+
+    Args:
+        security: What the engine says of itself: one without root maps its own user to number 0, and SELinux lets no
+            container at folders that it was not told of.
+    """
+    found: dict[str, Any] = {"user": f"{os.getuid()}:{os.getgid()}", "group_add": os.getgroups()}
+    if any("name=rootless" in entry for entry in security):
+        found = {"user": "0:0"}
+    if any("name=selinux" in entry for entry in security):
+        found["security_opt"] = ["label=disable"]
+    return found
 
 
 def install(stop: Stop) -> None:
@@ -183,14 +230,15 @@ def run_container(client: Any, image: str, command: list[str], stop: Stop, **opt
         container.start()
         printer = threading.Thread(target=_print_log, args=(container,), daemon=True)
         printer.start()
-        asked = False
+        asked = -_ASK_EVERY
         while _running(container):
-            if stop.requested and not asked:
-                asked = True
+            if stop.requested and time.monotonic() - asked > _ASK_EVERY:  # again, as Python may only just be starting
+                asked = time.monotonic()
                 _ask_to_end(container)
             time.sleep(_LOOK_EVERY)
         printer.join(10)
         state = container.attrs["State"]
+        _PRINT(f"Container of {image}: {state['StartedAt']} to {state['FinishedAt']}", flush=True)
         if state.get("OOMKilled"):
             _PRINT("The stage was ended because its memory ran out.", flush=True)
         return int(state["ExitCode"])

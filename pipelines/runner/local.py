@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ def run_held(
     settle(home)
     text = compile_pipeline(pipeline)
     if on == "docker":
+        containers.check_store(home.tracking_uri)
         containers.require_images(text)
         containers.remove_left(home)
     folder = home.new_run(pipeline.name)
@@ -167,12 +169,15 @@ def run_held(
         raise
     finally:
         record.seconds = round(time.monotonic() - began, 2)
+        if on == "docker":
+            with suppress(RetryableError):  # the engine has gone, and its containers with it
+                containers.remove_left(home)  # those of a process that had to be killed
         collect(record, folder)
         home.remove_temporary()  # not before: what fills the disk explains why a run failed
         record.write_if_possible(folder)
         close_tracking(record)
     if record.status != "done":
-        raise RunFailed(_failure(record), record.exit_code or 1, folder)
+        raise RunFailed(_failure(record, home), record.exit_code or 1, folder)
     if not keep_checkpoints:
         remove_checkpoints(record, home)
     return RunResult(folder, record)
@@ -206,10 +211,11 @@ def _execute(text: str, home: Home, folder: Path, record: RunRecord, say: Say) -
         record.end("done")
 
 
-def _failure(record: RunRecord) -> str:
+def _failure(record: RunRecord, home: Home) -> str:
     failed = next((task for task in record.tasks if task.status == "failed"), None)
     where = f"Stage {failed.name}: " if failed is not None and record.status == "failed" else ""
-    kept = "\nThe model is made and kept: `ferry sync` registers it later." if unregistered(record) else ""
+    later = f"\nThe model is made and kept: `ferry sync --home {home.root}` registers it when MLflow answers."
+    kept = later if unregistered(record) else ""
     return f"{where}{record.error}{kept}\nLog: {record.log}"
 
 

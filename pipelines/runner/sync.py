@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import FerryError, RetryableError
+from ...common.errors import FerryError, RetryableError, expected
 from .home import Home
 from .record import RunRecord, TaskRecord, load_record
-from .settle import close_tracking, remove_checkpoints, settle
+from .settle import close_tracking, settle
 
 REGISTRATION = "register"
 """The stage that makes a model a version in the registry."""
@@ -117,15 +118,16 @@ def _numbers(path: Path, uris: Mapping[str, str], home: Home) -> int:
 
 def _registered(record: RunRecord, task: TaskRecord, folder: Path, home: Home) -> dict[str, Any]:
     """Registers what a run made, and completes its record."""
-    from ...registry.register import register
+    from ...registry.register import register_later
 
     inputs, before = _inputs(folder, record), record.mlflow.get("tracking_uri", "")
-    uri = _connected(before, home)
-    made = register(
+    uri, name = _connected(before, home), str(record.parameters["model_name"])
+    made = register_later(
         inputs["model"],
         inputs["evaluation"],
         inputs["report"],
-        str(record.parameters["model_name"]),
+        name,
+        made_at=datetime.fromisoformat(record.started).timestamp() + record.seconds if record.started else 0.0,
         tracking_uri=uri,
         run_id=record.mlflow.get("run_id", "") if uri == before else "",
     )
@@ -135,7 +137,6 @@ def _registered(record: RunRecord, task: TaskRecord, folder: Path, home: Home) -
     record.write(folder)
     if uri == before:
         close_tracking(record)
-    remove_checkpoints(record, home)
     return record.model
 
 
@@ -143,9 +144,13 @@ def _inputs(folder: Path, record: RunRecord) -> dict[str, Path]:
     """Returns the paths of what the registration takes, as the compiled pipeline says which task made it."""
     import yaml
 
-    documents = yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8"))
-    spec = next(document for document in documents if "root" in document)
-    wired = spec["root"]["dag"]["tasks"][REGISTRATION]["inputs"]["artifacts"]
-    made = {task.name: task.artifacts for task in record.tasks}
-    sources = {name: wired[name]["taskOutputArtifact"] for name in _INPUTS}
-    return {name: Path(made[at["producerTask"]][at["outputArtifactKey"]]) for name, at in sources.items()}
+    try:
+        documents = yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8"))
+        spec = next(document for document in documents if "root" in document)
+        wired = spec["root"]["dag"]["tasks"][REGISTRATION]["inputs"]["artifacts"]
+        made = {task.name: task.artifacts for task in record.tasks}
+        sources = {name: wired[name]["taskOutputArtifact"] for name in _INPUTS}
+        return {name: Path(made[at["producerTask"]][at["outputArtifactKey"]]) for name, at in sources.items()}
+    except (OSError, yaml.YAMLError, LookupError, TypeError, StopIteration) as error:
+        fix = "Run the same command again."
+        raise expected("run", "one whose files are all there", f"{folder}: {error!r}", fix) from error

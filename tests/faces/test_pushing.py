@@ -98,16 +98,32 @@ def test_a_push_that_broke_off_is_no_data_set_and_goes_on(place, faces):
     assert store.sent == ["train-00000-of-00001.parquet", "faces.json"]
 
 
-def test_an_object_whose_content_is_another_is_sent_again(place, faces, tmp_path):
-    """The size alone does not tell."""
+def test_an_object_of_the_same_name_is_never_replaced(place, faces, tmp_path):
+    """Neither one that says what it is nor one that does not; two data sets have shards of the same names."""
     shard = "test-00000-of-00001.parquet"
     other = tmp_path / shard
-    other.write_bytes(bytes((faces / shard).stat().st_size))
+    other.write_bytes(bytes((faces / shard).stat().st_size))  # as long as ours
     place.fput_object(bucket_name=place.bucket, object_name=f"a/{shard}", file_path=str(other))
-    report = push_faces(faces, f"s3://{place.bucket}/a", place.open())
-    assert report.sent == 3
-    there = place.get_object(bucket_name=place.bucket, object_name=f"a/{shard}").data
-    assert there == (faces / shard).read_bytes()
+    with pytest.raises(UserError, match=rf"{shard} that was not pushed from here"):
+        push_faces(faces, f"s3://{place.bucket}/a", place.open())
+    place.open().upload(other, place.bucket, f"b/{shard}", sha256="0" * 64)
+    with pytest.raises(UserError, match=rf"{shard} with other content"):
+        push_faces(faces, f"s3://{place.bucket}/b", place.open())
+    assert names(place) == [f"a/{shard}", f"b/{shard}"]
+
+
+def test_two_pushes_at_once_never_make_one_data_set_of_both(place, faces, tmp_path):
+    render_faces(tmp_path / "b", 30, "line", 2, size=16, splits={"train": 0.5, "other": 0.5})
+    theirs = tmp_path / "b" / "other-00000-of-00001.parquet"
+
+    class Meanwhile(Counted):
+        def upload(self, path, bucket, key, sha256=""):
+            super().upload(theirs, bucket, "a/other-00000-of-00001.parquet", "0" * 64)
+            return super().upload(path, bucket, key, sha256)
+
+    with pytest.raises(UserError, match="other-00000-of-00001"):
+        push_faces(faces, f"s3://{place.bucket}/a", Meanwhile(place.open().config))
+    assert "a/faces.json" not in names(place)
 
 
 def test_another_data_set_and_other_objects_are_left_alone(place, faces, tmp_path):
@@ -115,7 +131,7 @@ def test_another_data_set_and_other_objects_are_left_alone(place, faces, tmp_pat
     render_faces(tmp_path / "b", 30, "line", 2, size=16, splits={"train": 0.5, "test": 0.5})
     store = place.open()
     with pytest.raises(
-        UserError, match=r"`target` to be a prefix without other objects.*faces.json of another data set"
+        UserError, match=r"`target` to be a prefix without other objects.*faces.json with other content"
     ):
         push_faces(tmp_path / "b", f"s3://{place.bucket}/a", store)
     for number in range(5):

@@ -83,6 +83,23 @@ def test_a_push_that_left_no_digest_changes_nothing(run, tmp_path):
     assert not path.exists()
 
 
+def test_docker_hub_is_called_by_its_short_name(run, tmp_path):
+    path = tmp_path / "images.lock.json"
+    done, _ = run("push", "cpu", "--registry", "docker.io/other", "--lock", str(path))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(path.read_text()) == {"cpu": "other/ferry-cpu@sha256:11"}
+
+
+def test_a_damaged_lock_is_found_before_anything_is_sent(run, tmp_path):
+    path = tmp_path / "images.lock.json"
+    path.write_text("{")
+    done, asked = run("push", "cpu", "--registry", "registry.example.org/ml", "--lock", str(path))
+    assert done.returncode == 2
+    assert "to be a file with digests" in done.stderr
+    assert asked == []
+    assert path.read_text() == "{"
+
+
 def test_a_missing_engine_is_named(tmp_path):
     command = [sys.executable, str(ROOT / "images" / "build.py"), "build", "--engine", "no-such-engine"]
     done = subprocess.run(command, capture_output=True, text=True)

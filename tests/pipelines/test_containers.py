@@ -10,7 +10,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import docker
 import pytest
 from ferry.common.errors import RetryableError, UserError
 from ferry.faces import render_faces
@@ -43,7 +45,6 @@ def test_containers_see_the_home_and_the_data_under_their_own_paths_and_write_on
     found = asked(home, values, {"S3_CA": str(tmp_path / "ca.pem"), "SSL_CERT_FILE": "/absent.pem"})
     wanted = {str(home.root): False, str(tmp_path): True, str(model): True, f"{model}.json": True}
     assert found["mounts"] == {**wanted, str(tmp_path / "ca.pem"): True}
-    assert found["user"] == f"{os.getuid()}:{os.getgid()}"
     assert found["labels"]["ferry.home"] == str(home.root)
 
 
@@ -82,6 +83,77 @@ def test_stages_get_what_they_need_of_the_environment_and_nothing_else(home):
     assert found["passed"] == sorted([*needed, "TMPDIR"])
     assert found["environment"].keys() == {"HOME", "FERRY_RUNNER_LOCK"}
     assert "s" not in found["environment"].values()
+
+
+def test_files_that_variables_name_are_seen_too(home, tmp_path):
+    for name in ("ca.pem", "credentials"):
+        (tmp_path / name).write_text("")
+    named = {
+        "MLFLOW_TRACKING_SERVER_CERT_PATH": str(tmp_path / "ca.pem"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+        "MLFLOW_TRACKING_TOKEN": "no/path",
+    }
+    mounts = asked(home, environment=named)["mounts"]
+    assert mounts == {str(home.root): False, str(tmp_path / "ca.pem"): True, str(tmp_path / "credentials"): True}
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
+def test_a_store_that_containers_cannot_find_is_refused_before_the_run(home, uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"`MLFLOW_TRACKING_URI` to be a server or a file with its absolute path"):
+        run_local(TOY, {}, home, on="docker")
+    assert not list(home.runs.iterdir())
+    for good in ("http://mlflow:5000", "databricks://x", "sqlite:////var/mlflow.db", "postgresql://db/x"):
+        containers.check_store(good)
+
+
+def test_who_runs_containers_is_known_to_the_engine_as_it_wants():
+    mine = {"user": f"{os.getuid()}:{os.getgid()}", "group_add": os.getgroups()}
+    assert containers._person([]) == containers._person(["name=seccomp,profile=default"]) == mine
+    assert containers._person(["name=rootless", "name=cgroupns"]) == {"user": "0:0"}
+    assert containers._person(["name=selinux"]) == {**mine, "security_opt": ["label=disable"]}
+
+
+class Hub:
+    """An engine that has no images; its registry answers as a test wants."""
+
+    def __init__(self, status, explanation):
+        self.images, self.status, self.explanation, self.pulled = self, status, explanation, []
+
+    def get(self, name):
+        raise docker.errors.ImageNotFound("no such image")
+
+    def pull(self, name):
+        self.pulled.append(name)
+        response = SimpleNamespace(status_code=self.status, reason="", url="", headers={})
+        raise docker.errors.APIError("x", response=response, explanation=self.explanation)
+
+
+@pytest.mark.parametrize(
+    ("status", "explanation", "kind"),
+    [
+        (404, "manifest unknown", UserError),
+        (500, "pull access denied for ml/ferry-slim", UserError),
+        (500, "dial tcp: i/o timeout", RetryableError),
+        (503, "", RetryableError),
+    ],
+)
+def test_a_pull_that_fails_tells_whether_a_retry_can_help(monkeypatch, status, explanation, kind):
+    hub = Hub(status, explanation)
+    monkeypatch.setattr(containers, "connect", lambda: hub)
+    monkeypatch.setenv("FERRY_IMAGE_REGISTRY", "registry.example.org/ml")
+    with pytest.raises(kind, match=r"Expected `image`"):
+        containers.require_images("        image: registry.example.org/ml/ferry-slim:0.1.0\n")
+    assert hub.pulled == ["registry.example.org/ml/ferry-slim:0.1.0"]
+
+
+def test_a_name_without_a_registry_is_never_pulled(monkeypatch):
+    """It would be somebody else's folder at a public registry."""
+    hub = Hub(200, "")
+    monkeypatch.setattr(containers, "connect", lambda: hub)
+    with pytest.raises(UserError, match=r"`image` to be there, but got 'ferry/ferry-slim:0.1.0'.*make images"):
+        containers.require_images("        image: ferry/ferry-slim:0.1.0\n")
+    assert hub.pulled == []
 
 
 def test_an_engine_that_does_not_answer_ends_the_run_before_it_starts(home, monkeypatch):
@@ -162,7 +234,7 @@ class TestEngine:
         compiled, absent = local.compile_pipeline, "localhost:1/none/ferry-slim"
         changed = lambda info: compiled(info).replace("ferry-test/ferry-slim", absent)  # noqa: E731
         monkeypatch.setattr(local, "compile_pipeline", changed)
-        says = rf"`image` to be there, or in a registry, but got '{absent}(.|\n)*make images"
+        says = rf"`image` to be there, but got '{absent}(.|\n)*make images"
         with pytest.raises(UserError, match=says):
             run_local(TOY, {}, home, on="docker")
         assert not list(home.runs.iterdir())

@@ -140,6 +140,20 @@ def test_an_empty_profile_changes_images_nothing_and_gives_the_run_id(tmp_path):
         assert "retryPolicy" not in task
 
 
+def test_numbers_of_yaml_are_taken_as_they_are_written():
+    (container, pod, _) = compiled({"default": {"memory": 8589934592, "timeout": 1209600, "cpu": 1.5}})["evaluate"]
+    assert container["resources"]["resourceMemoryLimit"] == "8589934592"
+    assert container["resources"]["resourceCpuRequest"] == "1.5"
+    assert pod["activeDeadlineSeconds"] == "1209600"
+
+
+@pytest.mark.parametrize("memory", ["1", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"])
+@pytest.mark.parametrize("cpu", ["1", "0.5", "250m"])
+def test_every_quantity_that_a_profile_may_have_compiles(cpu, memory):
+    container, _, _ = compiled({"stages": {"evaluate": {"cpu": cpu, "memory": memory}}})["evaluate"]
+    assert container["resources"]["resourceMemoryLimit"] == memory
+
+
 def test_no_gpus_omit_the_key():
     container, _, _ = compiled({"stages": {"pretrain": {"gpus": 0}}})["pretrain"]
     assert "resources" not in container
@@ -200,8 +214,19 @@ def test_everything_that_a_profile_may_say_reaches_the_pod():
         ({"defaults": {}}, r"`defaults` to be one of the fields .*'default'"),
         ({"default": {"memoryy": "2Gi"}}, r"`default.memoryy`.*Did you mean 'memory'"),
         ({"default": []}, r"`default` to be a mapping"),
-        ({"default": {"cpu": "two"}}, r"`default.cpu` to be a quantity of Kubernetes, but got 'two'"),
+        ({"default": {"cpu": "two"}}, r"`default.cpu` to be a quantity that Kubeflow understands, but got 'two'"),
         ({"torch": {"memory": "8GiB"}}, r"`torch.memory` to be a quantity"),
+        ({"torch": {"memory": "1.5Gi"}}, r"`torch.memory` to be a quantity.*1536Mi"),
+        ({"torch": {"memory": "500m"}}, r"`torch.memory` to be a quantity"),
+        ({"torch": {"cpu": "4Gi"}}, r"`torch.cpu` to be a quantity.*500m"),
+        ({"default": {"tolerations": [{"operator": "exists"}]}}, r"`default.tolerations`.*'Exists'"),
+        ({"default": {"tolerations": [{"toleration_seconds": "x"}]}}, r"`default.tolerations` to be with a number"),
+        ({"default": {"tolerations": [{"value": 1}]}}, r"`default.tolerations` to be with text as value"),
+        ({"environment": {"MLFLOW_TRACKING_URI": "http://me:word@host"}}, r"`environment` to be without secrets"),
+        (
+            {"secrets": {"f": {"keys": {"A": "k"}, "stages": ["pretrian"]}}, "config_maps": {"f": {"keys": {}}}},
+            r"`secrets.f.stages` to be one of",
+        ),
         ({"stages": {"pretrain": {"timeout": "long"}}}, r"`stages.pretrain.timeout` to be a time"),
         ({"stages": {"pretrain": {"timeout": "0h"}}}, r"`stages.pretrain.timeout` to be a time"),
         ({"stages": {"pretrain": {"gpus": -1}}}, r"`stages.pretrain.gpus` to be zero or more"),
@@ -219,7 +244,10 @@ def test_everything_that_a_profile_may_say_reaches_the_pod():
         ({"environment": {"MLFLOW_TRACKING_TOKEN": "x"}}, r"`environment` to be without secrets"),
         ({"secrets": {"Ferry_S3": {"keys": {}}}}, r"`secrets` to be names of Kubernetes objects"),
         ({"secrets": {"s": {"keys": {"A": "k", "B": "k"}}}}, r"`secrets.s.keys` to be a key for each variable"),
-        ({"secrets": {"s": {"keys": {"A": "k"}, "stages": ["pretrian"]}}}, r"`s.stages` to be one of.*'pretrain'"),
+        (
+            {"secrets": {"s": {"keys": {"A": "k"}, "stages": ["pretrian"]}}},
+            r"`secrets.s.stages` to be one of.*'pretrain'",
+        ),
         ({"secrets": {"s": ["A"]}}, r"`secrets.s` to be a mapping"),
         ({"images": {"pull_policy": "always"}}, r"`images.pull_policy` to be one of .*'Always'"),
         ({"images": {"lock": "absent.json"}}, r"`images.lock` to be a file with digests.*images/build.py push"),

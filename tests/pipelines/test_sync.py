@@ -11,7 +11,7 @@ from ferry.common.errors import RetryableError
 from ferry.pipelines.catalogue import compile_pipeline, find
 from ferry.pipelines.runner import load_record
 from ferry.pipelines.runner.local import _failure
-from ferry.pipelines.runner.record import RunRecord, TaskRecord
+from ferry.pipelines.runner.record import RunRecord, TaskRecord, now
 from ferry.pipelines.runner.sync import sync, unregistered
 from ferry.registry import register as registration
 from mlflow import MlflowClient
@@ -63,7 +63,7 @@ def left(home, uri, client, tmp_path):
         TaskRecord("register", "failed", exit_code=75, error="The server is away."),
     ]
     record = RunRecord(folder.name, "adabn", {"model_name": "faces"}, tasks=tasks, log=str(folder / "log.txt"))
-    record.mlflow = {"tracking_uri": uri, "run_id": run}
+    record.mlflow, record.started = {"tracking_uri": uri, "run_id": run}, now()
     record.end("failed", "The server is away.", 75)
     record.write(folder)
     return folder
@@ -92,7 +92,6 @@ def test_a_model_that_was_made_becomes_a_version_and_its_run_is_done(home, left,
     assert version.run_id == record.mlflow["run_id"]
     assert client.get_run(version.run_id).info.status == "FINISHED"
     assert lines == [f"{left.name}: faces version 1"]
-    assert not list(home.checkpoints.iterdir())
     again = sync(home, lines.append)
     assert (again.models, again.records, again.left) == ([], 0, [])
     assert len(client.search_model_versions("name = 'faces'")) == 1
@@ -117,6 +116,40 @@ def test_the_environment_may_name_another_store(home, left, empty_store, tmp_pat
     assert load_record(left).status == "done"
 
 
+def test_a_model_that_was_registered_meanwhile_is_not_registered_again(home, left, client, uri):
+    """The same command was given again, as the error's advice says."""
+    record = load_record(left)
+    other = client.create_run(client.create_experiment("other", str(left / "artifacts"))).info.run_id
+    made = registration.register(left / "model", left, left / "report.html", "faces", tracking_uri=uri, run_id=other)
+    (model,) = sync(home, lambda line: None).models
+    assert (model["version"], model["run_id"]) == (str(made.version), other)
+    assert load_record(left).status == "done"
+    assert len(client.search_model_versions("name = 'faces'")) == 1
+    assert record.status == "failed"
+
+
+def test_an_older_model_does_not_take_the_alias_of_a_newer_one(home, left, client, uri, tmp_path):
+    newer = make_model(tmp_path / "newer", seed=1)
+    other = client.create_run(client.create_experiment("other", str(left / "artifacts"))).info.run_id
+    registration.register(newer, left, left / "report.html", "faces", tracking_uri=uri, run_id=other)
+    found = sync(home, lambda line: None)
+    assert found.models == []
+    assert "to be newer than faces version 1" in found.left[0]
+    assert str(client.get_model_version_by_alias("faces", "challenger").version) == "1"
+    assert load_record(left).status == "failed"
+
+
+@pytest.mark.parametrize("damage", ["gone", "{", "root: {}", "a: [", "root: {dag: {tasks: {}}}"])
+def test_a_run_whose_files_are_damaged_is_said_and_does_not_end_the_rest(home, left, damage):
+    if damage == "gone":
+        (left / "pipeline.yaml").unlink()
+    else:
+        (left / "pipeline.yaml").write_text(damage)
+    found = sync(home, lambda line: None)
+    assert found.models == []
+    assert f"{left.name}: Expected `run` to be one whose files are all there" in found.left[0]
+
+
 def test_a_server_that_is_still_away_changes_nothing(home, left, monkeypatch):
     path = spooled(home, load_record(left).mlflow["run_id"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -137,10 +170,10 @@ def test_a_damaged_model_is_said_and_does_not_keep_the_others(home, left, client
     assert load_record(left).status == "failed"
 
 
-def test_only_runs_whose_registration_met_a_server_that_was_away_are_gone_on_with(left):
+def test_only_runs_whose_registration_met_a_server_that_was_away_are_gone_on_with(left, home):
     record = load_record(left)
     assert unregistered(record).name == "register"
-    assert "`ferry sync` registers it later" in _failure(record)
+    assert f"`ferry sync --home {home.root}` registers it" in _failure(record, home)
     for change in ("done", "wrong", "earlier"):
         other = load_record(left)
         if change == "done":
@@ -150,7 +183,7 @@ def test_only_runs_whose_registration_met_a_server_that_was_away_are_gone_on_wit
         else:
             other.tasks[0].status = "failed"
         assert unregistered(other) is None
-        assert "ferry sync" not in _failure(other)
+        assert "ferry sync" not in _failure(other, home)
 
 
 def test_a_home_that_is_not_there_has_nothing_to_send_and_is_not_made(tmp_path, ferry):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from . import kubeflow
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -65,8 +67,8 @@ def test_every_command_that_needs_an_engine_runs(engine, images, folder):
         shell(f"{exports}export FERRY_IMAGE_REGISTRY=ferry-test\n{block}", folder)
 
 
-def test_every_command_that_builds_is_understood(folder):
-    """With an engine that only notes what it was asked."""
+def test_every_command_for_engines_and_clusters_is_understood(folder):
+    """With an engine that only notes what it was asked, and a double of Kubeflow."""
     place = folder / "engine"
     place.mkdir(exist_ok=True)
     docker = place / "docker"
@@ -77,11 +79,15 @@ case "$1" in image) echo '["registry.example.org/ml/ferry-'"${5##*ferry-}" | sed
 """
     )
     docker.chmod(0o755)
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            lock = place / "images.lock.json"
-            script = block.replace("python images/build.py push", f"python images/build.py push --lock {lock}")
-            shell(f"export PATH={place}:$PATH\ncd {ROOT}\n{script}", folder)
+    lock = place / "images.lock.json"
+    with kubeflow.serving() as cluster:
+        exports = f"export PATH={place}:$PATH KF_PIPELINES_ENDPOINT={cluster.uri} HOME={folder}\ncd {ROOT}"
+        for page in PAGES:
+            for block in blocks(page, "bash"):
+                script = block.replace("python images/build.py push", f"python images/build.py push --lock {lock}")
+                shell(f"{exports}\n{script}", folder)
+    assert (cluster.refused, len(cluster.runs), cluster.schedules) == ([], 2, {})
+    assert cluster.asked.count("recurring_run_service_create_recurring_run") == 1
     asked = (place / "asked").read_text()
     assert "--target cuda --tag registry.example.org/ml/ferry-cuda:0.1.0" in asked
     assert "--build-arg BASE=registry.example.org/python:3.11-slim-bookworm" in asked
@@ -158,10 +164,10 @@ def test_parameters_that_are_named_in_passing_exist(page):
 def test_every_command_has_its_place_in_the_list_of_commands():
     text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for words in commands():
-        if words and words[0] != "faces":
+        if words and words[0] not in ("faces", "schedules"):
             assert f"`ferry {' '.join(words)}" in text, words
         elif len(words) == 2:
-            assert words[1] in re.search(r"`ferry faces ([\w/]+)`", text)[1].split("/")
+            assert words[1] in re.search(rf"`ferry {words[0]} ([\w/]+)`", text)[1].split("/")
 
 
 def test_every_variable_of_the_list_is_read_somewhere_and_every_one_of_ours_that_people_set_is_listed():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ... import __version__
-from . import demo, doctor, faces, models, predict, run
+from . import cluster, demo, doctor, faces, models, predict, run
 
 app = typer.Typer(
     name="ferry",
@@ -41,4 +41,5 @@ run.register(app)
 faces.register(app)
 predict.register(app)
 models.register(app)
+cluster.register(app)
 doctor.register(app)

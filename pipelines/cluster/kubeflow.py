@@ -121,6 +121,9 @@ class Kubeflow:
         self.address = address
         if address.endpoint:
             self._ask()
+        elif not _cluster_is_known():
+            fix = f"Pass --endpoint, or set {ENDPOINT_VARIABLE}, such as https://kubeflow.example.org/pipeline."
+            raise expected("endpoint", "given outside a cluster and without a kubeconfig", "", fix)
         from kfp import Client
 
         namespace = {"namespace": address.namespace} if address.namespace else {}
@@ -296,6 +299,14 @@ class Kubeflow:
     @property
     def _place(self) -> str:
         return self.address.endpoint or "the cluster of this pod or of the current kubeconfig"
+
+
+def _cluster_is_known() -> bool:
+    """Tells whether kfp's client can find a cluster by itself: that of this pod, or of a kubeconfig."""
+    configs = os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    return "KUBERNETES_SERVICE_HOST" in os.environ or any(
+        path and Path(path).expanduser().is_file() for path in (*configs, "~/.kube/config")
+    )
 
 
 def check_places(pipeline: PipelineInfo, values: Mapping[str, Any]) -> None:

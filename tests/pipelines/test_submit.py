@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 import time
@@ -161,6 +162,20 @@ def test_a_server_that_is_away_or_silent_is_known_soon(server, ferry, monkeypatc
         began = time.monotonic()
         code, _, err = ferry("submit", "adabn", *GIVEN, "--endpoint", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert (code, time.monotonic() - began < 30) == (75, True)
+
+
+def test_without_an_address_a_cluster_must_be_known(server, ferry, monkeypatch, tmp_path):
+    for name in ("KF_PIPELINES_ENDPOINT", "KUBERNETES_SERVICE_HOST", "KUBECONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = ferry("submit", "adabn", *GIVEN)
+    assert code == 2
+    assert "Expected `endpoint` to be given outside a cluster and without a kubeconfig" in err
+    (tmp_path / "config").write_text("{}")
+    monkeypatch.setenv("KUBECONFIG", f"/absent{os.pathsep}{tmp_path / 'config'}")
+    code, _, err = ferry("submit", "adabn", *GIVEN)
+    assert code == 75
+    assert "of this pod or of the current kubeconfig" in err
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -67,6 +67,7 @@ def test_every_command_that_needs_an_engine_runs(engine, images, folder):
         shell(f"{exports}export FERRY_IMAGE_REGISTRY=ferry-test\n{block}", folder)
 
 
+@pytest.mark.slow
 def test_every_command_for_engines_and_clusters_is_understood(folder):
     """With an engine that only notes what it was asked, and a double of Kubeflow."""
     place = folder / "engine"

@@ -233,7 +233,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-@pytest.mark.parametrize("kind", ["slim", "cpu"])
+@pytest.mark.parametrize("kind", ["slim", pytest.param("cpu", marks=pytest.mark.slow)])
 def test_what_a_stage_imports_is_there_where_kfp_runs_it(kind):
     """In a pod kfp.dsl defines no components and no pipelines, and the image slim has no torch."""
     lines = set()

@@ -147,11 +147,16 @@ def test_numbers_of_yaml_are_taken_as_they_are_written():
     assert pod["activeDeadlineSeconds"] == "1209600"
 
 
-@pytest.mark.parametrize("memory", ["1", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"])
-@pytest.mark.parametrize("cpu", ["1", "0.5", "250m"])
-def test_every_quantity_that_a_profile_may_have_compiles(cpu, memory):
-    container, _, _ = compiled({"stages": {"evaluate": {"cpu": cpu, "memory": memory}}})["evaluate"]
-    assert container["resources"]["resourceMemoryLimit"] == memory
+def test_every_quantity_that_a_profile_may_have_compiles():
+    memory, cpu = ("1", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"), ("1", "0.5", "250m")
+    given = {
+        stage: {"memory": memory[number % len(memory)], "cpu": cpu[number % len(cpu)]}
+        for number, stage in enumerate(stages(find("clup")))
+    }
+    assert {pod["memory"] for pod in given.values()} == set(memory)
+    for stage, (container, _, _) in compiled({"stages": given}).items():
+        assert container["resources"]["resourceMemoryLimit"] == given[stage]["memory"]
+        assert container["resources"]["resourceCpuRequest"] == given[stage]["cpu"]
 
 
 def test_no_gpus_omit_the_key():

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module, metadata
 
 from ..common.errors import FerryError, expected, unknown
+from ..common.images import KINDS
 
 DOORS = {
     "slim": ("ferry.faces.component", "ferry.pipelines.preflight"),
@@ -38,8 +39,8 @@ def check_image(kind: str) -> list[str]:
     Raises:
         UserError: Something is missing, or there that should not be.
     """
-    if kind not in ("slim", "cpu", "cuda"):
-        raise unknown("kind", kind, ("slim", "cpu", "cuda"))
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
     return [check(kind) for check in _CHECKS]
 
 

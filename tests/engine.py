@@ -27,8 +27,10 @@ BASE = "ferry-test/base:bookworm"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIRROR = os.environ.get("FERRY_TEST_DEBIAN", "http://deb.debian.org/debian")
 OPERATORS = b"""
+from torch import library as _operators
+
 for _name in ("nms", "qnms"):
-    torch.library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _operators.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
 
 

@@ -21,6 +21,10 @@ EndpointOption = Annotated[
 ]
 NamespaceOption = Annotated[str, typer.Option(help="The profile's namespace; default: $FERRY_KFP_NAMESPACE.")]
 
+ProfileOption = Annotated[Path | None, typer.Option(help="YAML file that says what pods stages get.")]
+ExperimentOption = Annotated[str, typer.Option(help="Kubeflow's experiment; made where there is none.")]
+AccountOption = Annotated[str, typer.Option(help="Service account of the pods; default: Kubeflow's.")]
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the tree."""
@@ -44,11 +48,11 @@ def register(app: typer.Typer) -> None:
 def submit(
     pipeline: NameArgument,
     parameter: PairsOption = None,
-    profile: Annotated[Path | None, typer.Option(help="YAML file that says what pods stages get.")] = None,
+    profile: ProfileOption = None,
     endpoint: EndpointOption = "",
     namespace: NamespaceOption = "",
-    experiment: Annotated[str, typer.Option(help="Kubeflow's experiment; made where there is none.")] = "ferry",
-    service_account: Annotated[str, typer.Option(help="Service account of the pods; default: Kubeflow's.")] = "",
+    experiment: ExperimentOption = "ferry",
+    service_account: AccountOption = "",
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until the run has ended; its end is the exit code.")
     ] = False,
@@ -80,11 +84,11 @@ def schedule(
     cron: Annotated[str, typer.Option(help="When: minute, hour, day, month, weekday; six fields begin with seconds.")],
     name: Annotated[str, typer.Option(help="The schedule's name; one of the same name is replaced.")] = "",
     parameter: PairsOption = None,
-    profile: Annotated[Path | None, typer.Option(help="YAML file that says what pods stages get.")] = None,
+    profile: ProfileOption = None,
     endpoint: EndpointOption = "",
     namespace: NamespaceOption = "",
-    experiment: Annotated[str, typer.Option(help="Kubeflow's experiment; made where there is none.")] = "ferry",
-    service_account: Annotated[str, typer.Option(help="Service account of the pods; default: Kubeflow's.")] = "",
+    experiment: ExperimentOption = "ferry",
+    service_account: AccountOption = "",
     json: JsonOption = False,
 ) -> None:
     """Start runs in Kubeflow again and again: one at a time, and none for times that were missed."""

@@ -60,15 +60,25 @@ class _Task:
     switches: set[str]
 
 
-def _specified(folder: Path) -> dict[str, _Task]:
-    package = folder / "pipeline.yaml"
-    if not package.exists():
-        return {}
+def specification(folder: Path) -> dict[str, Any]:
+    """Returns the compiled pipeline of a run, without what it says of pods.
+
+    Raises:
+        OSError: It is not there.
+        yaml.YAMLError: It is damaged.
+        StopIteration: It has no pipeline in it.
+    """
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    documents = yaml.load_all(package.read_text(encoding="utf-8"), loader)
-    spec = next(document for document in documents if "root" in document)
+    documents = yaml.load_all((folder / "pipeline.yaml").read_text(encoding="utf-8"), loader)
+    return next(document for document in documents if "root" in document)
+
+
+def _specified(folder: Path) -> dict[str, _Task]:
+    if not (folder / "pipeline.yaml").exists():
+        return {}
+    spec = specification(folder)
     found = {}
     for name, task in spec["root"]["dag"]["tasks"].items():
         component = spec["components"][task["componentRef"]["name"]]

@@ -150,6 +150,22 @@ def require_images(package: str) -> None:
                 ) from error
 
 
+def prepare(home: Home, package: str) -> None:
+    """Makes sure, before a run, that its containers find store and images, and that none of a killed run is left.
+
+    Args:
+        home: The home, whose lock the caller holds.
+        package: The compiled YAML.
+
+    Raises:
+        UserError: The store or an image cannot be used.
+        RetryableError: The engine or the registry does not answer.
+    """
+    check_store(home.tracking_uri)
+    require_images(package)
+    remove_left(home)
+
+
 def remove_left(home: Home) -> None:
     """Removes the containers of killed runs; the caller holds the home's lock, so nobody else's are at work."""
     from docker.errors import APIError, NotFound

@@ -143,9 +143,7 @@ def run_held(
     settle(home)
     text = compile_pipeline(pipeline)
     if on == "docker":
-        containers.check_store(home.tracking_uri)
-        containers.require_images(text)
-        containers.remove_left(home)
+        containers.prepare(home, text)
     folder = home.new_run(pipeline.name)
     record = RunRecord(
         id=folder.name,
@@ -169,18 +167,23 @@ def run_held(
         raise
     finally:
         record.seconds = round(time.monotonic() - began, 2)
-        if on == "docker":
-            with suppress(RetryableError):  # the engine has gone, and its containers with it
-                containers.remove_left(home)  # those of a process that had to be killed
-        collect(record, folder)
-        home.remove_temporary()  # not before: what fills the disk explains why a run failed
-        record.write_if_possible(folder)
-        close_tracking(record)
+        _complete(record, folder, home)
     if record.status != "done":
         raise RunFailed(_failure(record, home), record.exit_code or 1, folder)
     if not keep_checkpoints:
         remove_checkpoints(record, home)
     return RunResult(folder, record)
+
+
+def _complete(record: RunRecord, folder: Path, home: Home) -> None:
+    """Reads what a run has left, writes its record, and takes away what only the run needed."""
+    if record.on == "docker":
+        with suppress(RetryableError):  # the engine has gone, and its containers with it
+            containers.remove_left(home)  # those of a process that had to be killed
+    collect(record, folder)
+    home.remove_temporary()  # not before: what fills the disk explains why a run failed
+    record.write_if_possible(folder)
+    close_tracking(record)
 
 
 def _execute(text: str, home: Home, folder: Path, record: RunRecord, say: Say) -> None:

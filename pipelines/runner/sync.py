@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import FerryError, RetryableError, expected
+from .collect import specification
 from .home import Home
 from .record import RunRecord, TaskRecord, load_record
 from .settle import close_tracking, settle
@@ -145,9 +146,7 @@ def _inputs(folder: Path, record: RunRecord) -> dict[str, Path]:
     import yaml
 
     try:
-        documents = yaml.safe_load_all((folder / "pipeline.yaml").read_text(encoding="utf-8"))
-        spec = next(document for document in documents if "root" in document)
-        wired = spec["root"]["dag"]["tasks"][REGISTRATION]["inputs"]["artifacts"]
+        wired = specification(folder)["root"]["dag"]["tasks"][REGISTRATION]["inputs"]["artifacts"]
         made = {task.name: task.artifacts for task in record.tasks}
         sources = {name: wired[name]["taskOutputArtifact"] for name in _INPUTS}
         return {name: Path(made[at["producerTask"]][at["outputArtifactKey"]]) for name, at in sources.items()}

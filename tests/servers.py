@@ -38,6 +38,19 @@ def free_ports(number: int) -> list[int]:
 
 
 @contextmanager
+def moto() -> Iterator[str]:
+    """An S3 server in this process, which takes any key; yields its host and port."""
+    from moto.server import ThreadedMotoServer  # which not every test that imports this module needs
+
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    try:
+        yield "{}:{}".format(*running.get_host_and_port())
+    finally:
+        running.stop()
+
+
+@contextmanager
 def seaweed(access_key: str, secret_key: str, bucket: str) -> Iterator[str]:
     """A SeaweedFS server that checks credentials and has a bucket; yields its address.
 

@@ -19,7 +19,6 @@ from ferry.faces.readers import reader
 from ferry.faces.readers.s3 import S3FlatReader, S3Reader
 from ferry.faces.readers.sync import synchronise
 from minio import Minio
-from moto.server import ThreadedMotoServer
 
 from .. import servers
 
@@ -29,10 +28,8 @@ SECRET = "do-not-print-this"
 @pytest.fixture(scope="module")
 def server():
     # The fake store needs no network, and finding out the machine's own metadata would only cost time.
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    yield "{}:{}".format(*running.get_host_and_port())
-    running.stop()
+    with servers.moto() as address:
+        yield address
 
 
 @pytest.fixture

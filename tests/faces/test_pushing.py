@@ -9,7 +9,6 @@ from ferry.faces import import_faces, open_faces, push_faces, render_faces
 from ferry.faces.addresses import ObjectStoreConfig
 from ferry.faces.object_store import ObjectStore
 from minio import Minio
-from moto.server import ThreadedMotoServer
 
 from .. import servers
 
@@ -18,10 +17,8 @@ SECRET = "do-not-print-this"
 
 @pytest.fixture(scope="module")
 def server():
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    yield "{}:{}".format(*running.get_host_and_port())
-    running.stop()
+    with servers.moto() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

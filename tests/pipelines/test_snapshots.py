@@ -11,7 +11,8 @@ from ferry.pipelines import snapshots
 from ferry.pipelines.snapshots import code_state, state_of
 from minio import Minio
 from mlflow import MlflowClient
-from moto.server import ThreadedMotoServer
+
+from .. import servers
 
 
 @pytest.fixture
@@ -87,15 +88,12 @@ def test_nothing_is_no_state_and_what_is_not_there_is_an_error(tmp_path):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    host = "{}:{}".format(*running.get_host_and_port())
-    client = Minio(endpoint=host, access_key="key", secret_key="secret", secure=False)
-    client.make_bucket(bucket_name="faces")
-    for name, value in (("ENDPOINT", f"http://{host}"), ("ACCESS_KEY", "key"), ("SECRET_KEY", "secret")):
-        monkeypatch.setenv(f"S3_{name}", value)
-    yield client
-    running.stop()
+    with servers.moto() as host:
+        client = Minio(endpoint=host, access_key="key", secret_key="secret", secure=False)
+        client.make_bucket(bucket_name="faces")
+        for name, value in (("ENDPOINT", f"http://{host}"), ("ACCESS_KEY", "key"), ("SECRET_KEY", "secret")):
+            monkeypatch.setenv(f"S3_{name}", value)
+        yield client
 
 
 def test_a_prefix_whose_objects_change_has_another_state_and_its_neighbours_do_not_matter(bucket, tmp_path):

@@ -26,7 +26,8 @@ def environment(folder):
 
 
 def shell(script, folder):
-    command = ["bash", "-euo", "pipefail", "-c", script]
+    stop_servers = "trap 'kill $(jobs -p) 2> /dev/null || :' EXIT"
+    command = ["bash", "-euo", "pipefail", "-c", f"{stop_servers}\n{script}"]
     done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{script}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -177,7 +178,8 @@ def test_every_variable_of_the_list_is_read_somewhere_and_every_one_of_ours_that
     sources = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     read = set(re.findall(r'"((?:FERRY|S3)_[A-Z_]+)"', "\n".join(path.read_text(encoding="utf-8") for path in sources)))
     between_processes = {"FERRY_STAGE_FOLDER", "FERRY_RUNNER_PID", "FERRY_PROGRESS_FILE", "FERRY_RUN_ID"}
-    between_processes |= {"FERRY_RUNNER_LOCK"}
+    between_processes |= {"FERRY_RUNNER_LOCK", "FERRY_TRAINJOB"}
+    between_processes |= {"FERRY_POD_NAME", "FERRY_POD_UID", "FERRY_POD_NAMESPACE"}
     assert listed <= read
     assert read - between_processes <= listed
 

@@ -19,6 +19,7 @@ from ..networks import Classifier, load_encoder, load_imported
 from ..networks.saved import is_saved_model, save_model
 from ..networks.trained import save_trained, skip_model, skipped_reason
 from ..training import open_tracker
+from ..training.launch import launch
 from .clup import fine_tune, start_network
 from .config import FinetuningConfig
 from .statistics import adabn
@@ -63,6 +64,23 @@ def fine_tuning_stage(
     Args:
         inputs: Paths of ``target`` (unlabelled faces), ``source`` (the source model), ``pretrained`` (an encoder, may
             be a skipped one) and ``labels`` (pseudo-labels).
+        output: Folder of the classifier to write.
+        record: Receives facts.
+        **choices: Fields of :class:`FinetuningConfig`.
+
+    Raises:
+        UserError: The inputs do not fit each other.
+        TrainingDiverged: The loss is not finite.
+    """
+    from_mapping(FinetuningConfig, choices, "finetuning_")  # a wrong choice is found before processes are started
+    launch(fine_tune_on, inputs, output, record, **choices)
+
+
+def fine_tune_on(inputs: Mapping[str, Path | str], output: Path | str, record: StageRecord, **choices: Any) -> None:
+    """Fine-tunes a network on pseudo-labels; the work of every process of a distributed fine-tuning.
+
+    Args:
+        inputs: As for :func:`fine_tuning_stage`.
         output: Folder of the classifier to write.
         record: Receives facts.
         **choices: Fields of :class:`FinetuningConfig`.

@@ -6,7 +6,7 @@ The same command therefore finds its own checkpoint again after a kill, and a ch
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,15 @@ def checkpoint_path(stage: str, determined_by: Mapping[str, Any]) -> Path | None
     if path not in _given:
         _given.append(path)
     return path
+
+
+def note_paths(paths: Iterable[Path | str]) -> None:
+    """Adds paths that another process gave out for this one's work.
+
+    Args:
+        paths: Paths of checkpoints.
+    """
+    _given.extend(path for path in map(Path, paths) if path not in _given)
 
 
 def given_paths() -> list[Path]:

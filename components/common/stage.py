@@ -106,13 +106,13 @@ def stage(name: str) -> Iterator[StageRecord]:
         SystemExit: The work failed; the code says whether a retry can help.
     """
     log_to_stderr()
-    _follow_runner()
+    follow_runner()
     record = StageRecord(name=name, started=time.time())
     before = len(given_paths())
     record.write()
     logger.info("%s: started", name)
     try:
-        with _sigterm_interrupts():
+        with sigterm_interrupts():
             yield record
         record.status = "done"
     except FerryError as error:
@@ -140,8 +140,8 @@ def stage(name: str) -> Iterator[StageRecord]:
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Lets SIGTERM end the work as Ctrl-C does, so that the record says so; the training loop has its own grace."""
+def sigterm_interrupts() -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does, so that it can say so; the training loop has its own grace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -156,7 +156,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _follow_runner() -> None:
+def follow_runner() -> None:
     """Ends this process when the runner's is gone: nobody would read the result, and a new run may be at work."""
     runner, lock = int(os.environ.get(RUNNER_VARIABLE) or 0), os.environ.get(ALIVE_VARIABLE, "")
     gone = partial(_is_gone, runner) if runner else partial(_is_free, lock) if lock else None

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from xml.etree.ElementTree import ParseError
 import certifi
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, ResponseError, SSLError
 
@@ -157,6 +158,25 @@ class ObjectStore:
         with self._translated(f"object {bucket}/{key}"):
             found = self._client.stat_object(bucket_name=bucket, object_name=key).metadata or {}
         return next((value for name, value in found.items() if name.lower() == f"x-amz-meta-{_SHA256}"), "")
+
+    def remove(self, bucket: str, keys: Iterable[str]) -> None:
+        """Removes objects; one that is not there is no error.
+
+        Args:
+            bucket: The bucket.
+            keys: Their keys.
+
+        Raises:
+            FerryError: As in :meth:`check`; the others are removed.
+        """
+        self.check(bucket)
+        with self._translated(f"bucket {bucket}"):
+            wanted = (DeleteObject(key) for key in keys)
+            left = list(self._client.remove_objects(bucket_name=bucket, delete_object_list=wanted))
+        if left:
+            rule, fix = "a key with the right to remove objects", "Ask for that right, or remove them by a rule."
+            got = f"{left[0].code} for {left[0].name}"
+            raise expected(self.config.variable("access_key"), rule, got, fix)
 
     def _connect(self, connect: float, read: float, retries: int) -> Minio:
         config = self.config

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..common.stage import StageRecord
+from ..networks.saved import is_saved_model
 from ..networks.trained import skip_model
+from ..training.launch import launch
 from .config import preset
 
 
@@ -34,6 +37,26 @@ def run_stage(
     if method == "none":
         skip_model(output, "No pretraining was asked for.")
         return
+    config = preset(method, name, **choices)  # a wrong choice is found before processes are started
+    inputs = {"target": target, "source": source, **({"init": config.init} if is_saved_model(config.init) else {})}
+    launch(pretrain_on, inputs, output, record, method=method, name=name, **choices)
+
+
+def pretrain_on(
+    inputs: Mapping[str, Path | str], output: Path | str, record: StageRecord, *, method: str, name: str, **choices: Any
+) -> None:
+    """Pretrains an encoder; the work of every process of a distributed pretraining.
+
+    Args:
+        inputs: Paths of ``target``, ``source`` and, where the first weights come from a saved model, ``init``.
+        output: Folder of the encoder to write.
+        record: Receives warnings and facts.
+        method: ``swav`` or ``deepcluster``.
+        name: Name of the preset.
+        **choices: Changes to the preset.
+    """
     from .pretraining import pretrain_stage
 
-    pretrain_stage(target, source, output, preset(method, name, **choices), record)
+    if "init" in inputs:  # on another machine it lies elsewhere
+        choices["init"] = str(inputs["init"])
+    pretrain_stage(inputs["target"], inputs["source"], output, preset(method, name, **choices), record)

@@ -21,6 +21,7 @@ from ..faces.stage import named_as
 from ..networks import Architecture, build_classifier
 from ..networks.trained import save_trained
 from ..training import open_tracker
+from ..training.launch import launch
 from .config import SourceConfig
 from .supervised import train_supervised
 
@@ -68,7 +69,30 @@ def train_source_stage(
             raise expected("faces", "labelled", f"{source} in the layout {report.layout}, without labels", fix)
         for warning in report.warnings:
             record.warn(warning)
-        train_on(open_faces(report.output), output, architecture, config, record, cache=cache)
+        given = {"network": asdict(architecture), "choices": asdict(config)}
+        launch(train_source_on, {"faces": report.output}, output, record, **given)
+
+
+def train_source_on(
+    inputs: Mapping[str, Path | str],
+    output: Path | str,
+    record: StageRecord,
+    *,
+    network: Mapping[str, Any],
+    choices: Mapping[str, Any],
+) -> None:
+    """Trains a source model on imported faces; the work of every process of a distributed training.
+
+    Args:
+        inputs: Path of ``faces``, a folder beside which decoded pixels may be kept.
+        output: Folder of the classifier to write.
+        record: Receives facts.
+        network: Fields of :class:`~ferry.networks.Architecture`.
+        choices: Fields of :class:`SourceConfig`.
+    """
+    faces = Path(inputs["faces"])
+    architecture, config = Architecture(**network), SourceConfig(**choices)
+    train_on(open_faces(faces), output, architecture, config, record, cache=faces.with_name("cache"))
 
 
 @contextmanager

@@ -7,8 +7,11 @@ from functools import wraps
 from typing import Any
 
 from ...common.errors import expected, unknown
-from ...common.images import image, kind_of
+from ...common.images import kind_of
+from ...training.launch import PROCESSES_VARIABLE, TRAINJOB_VARIABLE
+from ...training.launch.trainjob import POD_VARIABLES
 from .profile import Pod, Profile, seconds
+from .spread import given_to, image_for, train_job, waiting
 
 RUN_LABEL = "pipeline/runid"
 """Label of a pod: the run in Kubeflow. From the pod itself, as a placeholder among the inputs would defeat caching."""
@@ -20,6 +23,12 @@ NOT_TWICE: Mapping[str, str] = {
     "fine-tune": "a training would begin anew and fail again for the same reason",
 }
 """Stages that are never started again, and why."""
+
+TRAININGS = ("train-source", "pretrain", "fine-tune")
+"""Stages that can train in several processes."""
+
+LABEL = "ferry"
+"""Prefix of the labels that Ferry gives to pods: ``ferry/pipeline`` and ``ferry/stage``; network policies read them."""
 
 _LONGEST_WAIT = "600s"
 
@@ -43,7 +52,7 @@ def with_profile(pipeline: Any, profile: Profile) -> Any:
     def defined(*values: Any, **named: Any) -> Any:
         result = define(*values, **named)
         for name, task in Pipeline.get_default_pipeline().tasks.items():
-            apply(profile, name, task)
+            apply(profile, pipeline.name, name, task)
         return result
 
     return dsl.pipeline(name=pipeline.name)(defined)
@@ -57,7 +66,7 @@ def check_stages(profile: Profile, known: set[str]) -> None:
         known: Stages of all pipelines, so that one profile serves them all.
 
     Raises:
-        UserError: There is no stage of that name, or it must not be started twice.
+        UserError: There is no stage of that name, it must not be started twice, or it cannot use several GPUs.
     """
     places: dict[str, Iterable[str]] = {"stages": profile.stages}
     for kind, entries in (("secrets", profile.secrets), ("config_maps", profile.config_maps)):
@@ -69,31 +78,56 @@ def check_stages(profile: Profile, known: set[str]) -> None:
     for name, pod in profile.stages.items():
         if pod.retries and name in NOT_TWICE:
             raise expected(f"stages.{name}.retries", "0", pod.retries, f"Remove it: {NOT_TWICE[name]}.")
+    for place, pod in {"default": profile.default, "torch": profile.torch, **_others(profile)}.items():
+        for field in ("gpus", "nodes"):
+            if (getattr(pod, field) or 0) > 1:
+                fix = f"Only trainings use more: write it below stages, for {', '.join(TRAININGS)}."
+                raise expected(f"{place}.{field}", "at most 1", getattr(pod, field), fix)
+    spread = [name for name, pod in profile.stages.items() if (pod.nodes or 1) > 1]
+    if spread and not profile.trainer.exchange:
+        fix = f"{spread[0]} has several nodes: write s3://bucket/prefix, where they get the data from."
+        raise expected("trainer.exchange", "set", "", fix)
 
 
-def apply(profile: Profile, name: str, task: Any) -> None:
+def _others(profile: Profile) -> dict[str, Pod]:
+    return {f"stages.{name}": pod for name, pod in profile.stages.items() if name not in TRAININGS}
+
+
+def apply(profile: Profile, pipeline: str, name: str, task: Any) -> None:
     """Gives one task its image, pod and environment.
 
     Args:
         profile: The profile.
+        pipeline: The pipeline's name.
         name: The stage's name.
         task: The kfp task.
 
     Raises:
         UserError: The profile asks for GPUs for a stage that has no torch.
     """
+    from kfp import kubernetes
+
     kind = kind_of(task.container_spec.image)
     pod = profile.pod(name, torch=kind != "slim")
-    if pod.gpus:
-        if kind == "slim":
-            raise expected(f"stages.{name}.gpus", "0", pod.gpus, "The stage has no torch; remove it.")
-        kind = "cuda"
-    task.set_container_image(profile.images.digests.get(kind) or image(kind, profile.images.registry))  # type: ignore[arg-type]
+    if pod.gpus and kind == "slim":
+        raise expected(f"stages.{name}.gpus", "0", pod.gpus, "The stage has no torch; remove it.")
+    labels = {f"{LABEL}/pipeline": pipeline, f"{LABEL}/stage": name}
+    if (pod.nodes or 1) > 1:
+        job = train_job(profile, name, pod, labels)
+        task.set_env_variable(TRAINJOB_VARIABLE, job.dump())
+        for variable, field in POD_VARIABLES.items():
+            kubernetes.use_field_path_as_env(task, variable, field)
+        pod = waiting(profile, pod)
+    elif (pod.gpus or 1) > 1:
+        task.set_env_variable(PROCESSES_VARIABLE, str(pod.gpus))
+    task.set_container_image(image_for(profile, "cuda" if pod.gpus else kind))
     _resources(task, pod, shared_memory=kind != "slim")
     _placement(task, pod)
     _time(task, pod, again=name not in NOT_TWICE)
     _environment(task, name, profile)
     _pull(task, profile)
+    for label, value in labels.items():
+        kubernetes.add_pod_label(task, label, value)
 
 
 def _resources(task: Any, pod: Pod, shared_memory: bool) -> None:
@@ -139,9 +173,8 @@ def _environment(task: Any, stage: str, profile: Profile) -> None:
     kubernetes.use_field_path_as_env(task, "FERRY_RUN_ID", f"metadata.labels['{RUN_LABEL}']")
     secrets = (profile.secrets, kubernetes.use_secret_as_env)
     for entries, use in (secrets, (profile.config_maps, kubernetes.use_config_map_as_env)):
-        for name, given in entries.items():
-            if not given.stages or stage in given.stages:
-                use(task, name, {key: variable for variable, key in given.keys.items()}, optional=given.optional)
+        for name, given in given_to(stage, entries):
+            use(task, name, {key: variable for variable, key in given.keys.items()}, optional=given.optional)
 
 
 def _pull(task: Any, profile: Profile) -> None:

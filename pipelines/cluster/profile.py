@@ -36,6 +36,7 @@ _TOLERATION: Mapping[str, tuple[str, ...]] = {
     "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
     "toleration_seconds": (),
 }
+_EXCHANGE = re.compile(r"s3://[^/\s]+/[^\s]*[^/\s]/?")
 _ADDRESS = re.compile(r"//[^/@\s]+:[^/@\s]+@")
 
 
@@ -49,6 +50,7 @@ class Pod:
         memory: Memory that it gets, such as ``8Gi``; request and limit are the same.
         gpus: Number of GPUs; 0 asks for none, and then the YAML does not mention any.
         gpu_type: Resource name of a GPU.
+        nodes: Machines of a training; more than one makes a TrainJob of Kubeflow's Trainer.
         shared_memory: Size of ``/dev/shm``, in memory; it counts into `memory`. For stages with torch.
         timeout: Longest time, such as ``90m`` or ``12h``.
         retries: How often a pod that failed is started again; only for stages that may run twice.
@@ -62,6 +64,7 @@ class Pod:
     memory: str = ""
     gpus: int | None = None
     gpu_type: str = ""
+    nodes: int | None = None
     shared_memory: str = ""
     timeout: str = ""
     retries: int | None = None
@@ -81,6 +84,8 @@ class Pod:
             value = getattr(self, name)
             if value and not (_DURATION.fullmatch(value) and seconds(value)):
                 raise expected(name, "a time", value, "Write, for example, 30s, 90m or 12h.")
+        if self.nodes is not None and self.nodes < 1:
+            raise expected("nodes", "1 or more", self.nodes, "Remove it for one machine.")
         for name in ("gpus", "retries"):
             number = getattr(self, name)
             if number is not None and number < 0:
@@ -120,6 +125,25 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Trainer:
+    """How trainings on several machines use Kubeflow's Trainer.
+
+    Attributes:
+        exchange: ``s3://bucket/prefix`` where a stage and its machines hand each other data and model.
+        runtime: The ClusterTrainingRuntime.
+    """
+
+    exchange: str = ""
+    runtime: str = "torch-distributed"
+
+    def __post_init__(self) -> None:
+        if self.exchange and not _EXCHANGE.fullmatch(self.exchange):
+            fix = "Write it as s3://bucket/prefix."
+            raise expected("trainer.exchange", "a prefix below a bucket", self.exchange, fix)
+        _check_object("trainer.runtime", self.runtime)
+
+
+@dataclass(frozen=True)
 class Keys:
     """Which variables a secret or a config map gives, and to whom.
 
@@ -150,6 +174,7 @@ class Profile:
         default: For every stage.
         torch: For stages whose image has torch, over `default`.
         stages: By name of the stage, over both.
+        trainer: For trainings on several machines.
         environment: Variables with their values, which must not be secret.
         secrets: What secrets give, by name.
         config_maps: What config maps give, by name.
@@ -159,6 +184,7 @@ class Profile:
     default: Pod = field(default_factory=Pod)
     torch: Pod = field(default_factory=Pod)
     stages: Mapping[str, Pod] = field(default_factory=dict)
+    trainer: Trainer = field(default_factory=Trainer)
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Keys] = field(default_factory=dict)
     config_maps: Mapping[str, Keys] = field(default_factory=dict)
@@ -227,6 +253,8 @@ def profile_of(values: Mapping[str, Any], folder: Path) -> Profile:
     if "images" in found:
         images = from_mapping(Images, _mapping("images", found["images"]), "images.")
         found["images"] = replace(images, digests=_digests(folder / images.lock) if images.lock else {})
+    if "trainer" in found:
+        found["trainer"] = from_mapping(Trainer, _mapping("trainer", found["trainer"]), "trainer.")
     if "environment" in found:
         given = _mapping("environment", found["environment"])
         found["environment"] = {name: _text(f"environment.{name}", value) for name, value in given.items()}

@@ -76,9 +76,11 @@ def test_rules_for_pods(profile, name):
         assert ("accelerator" in container["resources"]) == (kind == "cuda"), stage
         assert ("retryPolicy" in task) == (stage not in NOT_TWICE), stage
         assert {"name": "FERRY_RUN_ID", "fieldPath": "metadata.labels['pipeline/runid']"} in pod["fieldPathAsEnv"]
+        assert pod["podMetadata"]["labels"] == {"ferry/pipeline": name, "ferry/stage": stage}
         keys = {secret["secretName"] for secret in pod.get("secretAsEnv", [])}
-        reading = ("take-snapshot", "import-target", "import-holdout", "train-source")
-        assert ("ferry-s3" in keys) == (stage in reading), stage
+        reading = ("take-snapshot", "import-target", "import-holdout")
+        assert ("ferry-s3" in keys) == (profile != "source" and stage in reading), stage
+        assert ("ferry-source-s3" in keys) == (profile == "source" and stage == "train-source"), stage
         assert not re.search(r"(?i)password|secret", " ".join(entry["name"] for entry in container.get("env", []))), (
             stage
         )
@@ -136,7 +138,7 @@ def test_an_empty_profile_changes_images_nothing_and_gives_the_run_id(tmp_path):
     for container, pod, task in parsed(compile_pipeline(find("clup"), profile)).values():
         assert container["image"] in (image("slim"), image("cpu"))
         assert "resources" not in container
-        assert set(pod) == {"fieldPathAsEnv"}
+        assert set(pod) == {"fieldPathAsEnv", "podMetadata"}
         assert "retryPolicy" not in task
 
 
@@ -168,7 +170,8 @@ def test_no_gpus_omit_the_key():
 def test_digests_go_before_the_registry(tmp_path):
     digest = f"registry.example.org/ml/ferry-cuda@sha256:{'0' * 64}"
     (tmp_path / "images.lock.json").write_text(json.dumps({"cuda": digest}))
-    values = {"images": {"registry": "other.example.org", "lock": "images.lock.json"}, "torch": {"gpus": 2}}
+    values = {"images": {"registry": "other.example.org", "lock": "images.lock.json"}}
+    values["stages"] = {"pretrain": {"gpus": 2}}
     pods = parsed(compile_pipeline(find("clup"), profile_of(values, tmp_path)))
     assert pods["pretrain"][0]["image"] == digest
     assert pods["import-target"][0]["image"] == image("slim", "other.example.org")

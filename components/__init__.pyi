@@ -1,7 +1,7 @@
 from .faces import import_faces, open_faces
 from .faces.rendering import render_faces
 from .networks import load_classifier
-from .pipelines.api import compile_pipeline, demo, predict, run
+from .pipelines.api import compile_pipeline, demo, predict, run, serve
 
 __version__: str
 
@@ -14,4 +14,5 @@ __all__ = [
     "predict",
     "render_faces",
     "run",
+    "serve",
 ]

@@ -88,17 +88,27 @@ def predict(
     Raises:
         UserError: There is no such model or no such image.
     """
-    from ..training.runs import is_registry_uri
     from .prediction import predict_images
-    from .runner import Home
 
-    tracking = ""
-    if is_registry_uri(str(model)):
-        place = Home.find(home)
-        place.require_store()
-        tracking = place.tracking_uri
     given = [images] if isinstance(images, (str, Path)) else list(images)
-    return predict_images(str(model), given, tracking_uri=tracking, trust=trust)
+    return predict_images(str(model), given, tracking_uri=_registry_of(model, home), trust=trust)
+
+
+def serve(model: Path | str, *, home: Path | str | None = None, **settings: Any) -> None:
+    """Serves a classifier over HTTP until the process is told to end, as ``ferry serve`` does.
+
+    Args:
+        model: Model folder, foreign model, or ``models:/NAME@ALIAS``.
+        home: Folder of the local MLflow store, for a model of the registry.
+        **settings: Fields of :class:`ferry.serving.ServeSettings`: ``host``, ``port``, ``name``, ``refresh``, ...
+
+    Raises:
+        UserError: There is no such model, or a setting is wrong.
+    """
+    from ..serving import ServeSettings
+    from ..serving import serve as serve_model
+
+    serve_model(str(model), ServeSettings(**settings), _registry_of(model, home))
 
 
 def compile_pipeline(name: str, output: Path | str | None = None) -> str:
@@ -121,3 +131,15 @@ def compile_pipeline(name: str, output: Path | str | None = None) -> str:
     if output is not None:
         write_text(output, text)
     return text
+
+
+def _registry_of(model: Path | str, home: Path | str | None) -> str:
+    """Returns the tracking URI for a model of the registry, and an empty text for every other one."""
+    from ..training.runs import is_registry_uri
+    from .runner import Home
+
+    if not is_registry_uri(str(model)):
+        return ""
+    place = Home.find(home)
+    place.require_store()
+    return place.tracking_uri

@@ -26,7 +26,7 @@ def _packages(folder, name):
 
 
 HEAVY = ("torch", "pyarrow", "PIL", "kfp", "mlflow", "faiss", "sklearn", "matplotlib")
-STAGES = ("source", "pretraining", "labelling", "adaptation", "evaluation", "registry")
+STAGES = ("source", "pretraining", "labelling", "adaptation", "evaluation", "registry", "serving")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ... import __version__
-from . import cluster, demo, doctor, faces, models, predict, run
+from . import cluster, demo, doctor, faces, models, predict, run, serve
 
 app = typer.Typer(
     name="ferry",
@@ -40,6 +40,7 @@ demo.register(app)
 run.register(app)
 faces.register(app)
 predict.register(app)
+serve.register(app)
 models.register(app)
 cluster.register(app)
 doctor.register(app)

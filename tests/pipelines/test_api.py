@@ -19,6 +19,7 @@ def test_the_public_names_are_there_and_hide_no_submodule():
         "predict",
         "render_faces",
         "run",
+        "serve",
     }
     assert all(callable(getattr(ferry, name)) and getattr(ferry, name).__doc__ for name in ferry.__all__)
     assert not set(ferry.__all__) & {module.name for module in pkgutil.iter_modules(ferry.__path__)}

@@ -25,6 +25,7 @@ COMMANDS = [
     ("compile",),
     ("runs",),
     ("predict",),
+    ("serve",),
     ("models",),
     ("promote",),
     ("rollback",),
@@ -83,6 +84,12 @@ def test_the_list_of_commands_above_is_whole(ferry):
         (("run", "source", "-p", "faces=nowhere"), "Expected `faces` to be an existing path"),
         (("run", "source", "-p", "faces=.", "--seed", "x"), "--seed"),
         (("compile", "clpu", "-o", "x.yaml"), "Did you mean 'clup'?"),
+        (("serve", "nowhere", "--port", "0"), "Expected `MODEL` to be an existing file or folder, but got 'nowhere'."),
+        (("serve", "folder", "--port", "0"), "to be a source model, but got 'an empty folder'"),
+        (("serve", "folder", "--port", "70000"), "Expected `--port` to be from 0 to 65535, but got 70000."),
+        (("serve", "folder", "--max-waiting", "-1"), "Expected `--max-waiting` to be at least 0, but got -1."),
+        (("serve", "folder", "--name", "a/b"), "Expected `--name` to be printable, without / and :, but got 'a/b'."),
+        (("serve", "folder", "--host", "no.such.host.invalid"), "Expected `--host` to be an address of this machine"),
         (("faces", "import", "nowhere", "-o", "x"), "nowhere"),
         (("faces", "show", "nowhere"), "nowhere"),
         (("faces", "render", "10", "--style", "lines", "-o", "x"), "Did you mean 'line'?"),
@@ -109,7 +116,8 @@ def test_wrong_input_ends_with_code_2_a_sentence_and_no_traceback(ferry, words, 
 def test_a_start_of_the_command_imports_nothing_heavy():
     code = (
         "import sys, ferry, ferry.pipelines.cli.app, ferry.pipelines.runner\n"
-        "heavy = {'torch', 'torchvision', 'kfp', 'mlflow', 'numpy', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'torchvision', 'kfp', 'mlflow', 'numpy', 'pandas', 'sklearn', 'starlette', 'uvicorn'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
@@ -179,6 +187,7 @@ def test_runs_lists_newest_first_and_leaves_damaged_ones_out(ferry, home):
         (("promote", "3"), 2, "Expected `home` to be one with registered models, but got 'HOME'."),
         (("rollback",), 2, "Expected `home` to be one with registered models, but got 'HOME'."),
         (("predict", "models:/m@champion", "face.png"), 2, "Expected `home` to be one with registered models"),
+        (("serve", "models:/m@champion", "--port", "0"), 2, "Expected `home` to be one with registered models"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,
 )

@@ -20,6 +20,7 @@ from ferry.networks import load_info, load_source
 from ferry.registry import make_card, pack
 from mlflow.exceptions import MlflowException
 
+from ..serving.asking import ask, serving
 from .conftest import make_evaluation, make_model
 
 
@@ -90,6 +91,13 @@ def test_every_form_of_a_picture_gives_the_probabilities_of_the_classifier(loade
         assert list(found.columns) == list(EXPRESSIONS)
         assert np.abs(found.to_numpy() - wanted).max() < 1e-6
         assert np.abs(found.to_numpy().sum(axis=1) - 1).max() < 1e-6
+
+
+def test_ferry_serve_gives_the_very_same_probabilities(loaded, packed, files):
+    app = serving(load_source(packed / "adapted")).app
+    answer = ask(app, "POST", "/predict", json={"instances": [{"image": text(file)} for file in files]}).json()
+    found = pd.DataFrame([one["probabilities"] for one in answer["predictions"]])
+    pd.testing.assert_frame_equal(found, loaded.predict({"image": files}), check_exact=True)
 
 
 def test_one_text_alone_is_one_picture(loaded, files, wanted):

@@ -20,7 +20,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow asks when it
 
 # Tests for which something costly is made once stay together in one of the parallel processes.
 TOGETHER = {
-    "empty_store": ("tests/registry/", "tests/training/test_runs.py", "tests/training/test_tracking.py"),
+    "empty_store": (
+        "tests/registry/",
+        "tests/training/test_nesting.py",
+        "tests/training/test_runs.py",
+        "tests/training/test_tracking.py",
+    ),
     "preloaded": (
         "tests/pretraining/test_exactness.py",
         "tests/pretraining/test_sinkhorn.py",

@@ -124,6 +124,7 @@ def fine_tune_on(inputs: Mapping[str, Path | str], output: Path | str, record: S
             "batch_size": config.batch_for(len(rows)),
             "epochs": config.epochs_for(len(rows)),
         }
+        tracker.link("model", output)
         save_trained(network.cpu().eval(), output, result, method="clup", lineage=lineage, settings=settings)
     record.facts.update(kept=len(rows), steps=result.steps)
 

@@ -135,6 +135,7 @@ def pretrain_stage(
             record.warn(warning)
         prototypes = done.config.prototypes
         facts = {"chance_loss": chance_loss(prototypes), "prototypes": prototypes, "collapse": done.collapse}
+        tracker.link("model", output)
         save_trained(
             done.encoder,
             output,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..common.errors import expected
 from ..common.files import digest_of, read_json
+from ..training.nesting import artifact_uri, leave_parent, nested, parent_run
 from ..training.runs import MODEL_DIGEST, connect, experiment, pages, server_errors
 from .card import ModelCard, make_card
 from .lock import alone
@@ -96,7 +97,9 @@ def register(
         version = _existing(client, name, run, key)
         if version is None:
             source = _log(client, run, f"model-{key[:12]}", model, report, card)
-            all_tags = {**_tags(info, found, card, _run_key(client, run)), **(tags or {}), _KEY_TAG: key}
+            links = {"ferry.model_uri": artifact_uri(model), "ferry.report_uri": artifact_uri(report or "")}
+            known = {**_tags(info, found, card, _run_key(client, run)), **{k: v for k, v in links.items() if v}}
+            all_tags = {**known, **(tags or {}), _KEY_TAG: key}
             version = _version(client, name, source, run, all_tags)
         _describe(client, replace(card, version=version))
         with alone(client, name) as lock:  # a promotion may be about to take the alias from the version before
@@ -216,13 +219,16 @@ def _run(client: Any, uri: str, run_id: str) -> Iterator[str]:
     if run_id:
         yield run_id
         return
-    run = str(client.create_run(experiment(client, uri), run_name="register").info.run_id)
+    parent = parent_run(client, uri)
+    tags = nested(parent, "register")
+    run = str(client.create_run(experiment(client, uri), tags=tags, run_name="register").info.run_id)
     status = "FAILED"
     try:
         yield run
         status = "FINISHED"
     finally:
         client.set_terminated(run, status)
+        leave_parent(client, parent, status)
 
 
 def _log(client: Any, run: str, place: str, model: Path | str, report: Path | str | None, card: ModelCard) -> str:

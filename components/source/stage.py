@@ -145,5 +145,6 @@ def train_on(
             model, pixels, faces.labels, config, checkpoint=checkpoint_path("source", determined_by), tracker=tracker
         )
         lineage = {"faces": faces.digest}
+        tracker.link("model", output)
         save_trained(model.cpu().eval(), output, result, method="supervised", lineage=lineage, settings=asdict(config))
     record.facts.update(images_per_second=round(result.images / max(result.seconds, 1e-9), 1), steps=result.steps)

@@ -19,13 +19,12 @@ from typing import Any
 
 from ..common.checkpoints import FOLDER_VARIABLE
 from ..common.errors import Interrupted
+from .nesting import artifact_uri, leave_parent, nested, parent_run
 from .runs import connect, experiment, probe
 from .spool import Record, Spool, read_spool
 
 logger = logging.getLogger("ferry")
 
-PARENT_VARIABLE = "FERRY_PARENT_RUN"
-"""Environment variable: the MLflow run under which new runs are nested."""
 SPOOL_VARIABLE = "FERRY_SPOOL"
 """Environment variable: folder for records that could not be sent; else they are kept beside checkpoints."""
 
@@ -115,6 +114,16 @@ class Tracker:
         """
         place = f"{self.stage}/{folder}" if folder else self.stage
         self._put([{"kind": "artifact", "path": str(Path(path).absolute()), "folder": place}])
+
+    def link(self, name: str, path: Path | str) -> None:
+        """Records where an artifact lies that is not uploaded: it stays in the store of the pipeline.
+
+        Args:
+            name: What it is.
+            path: Its path; one of this machine means nothing to others and is left out.
+        """
+        if uri := artifact_uri(path):
+            self.tags({f"ferry.{self.stage}.{name}": uri})
 
     def spool_to(self, folder: Path | str) -> None:
         """Says where unsent records are kept if the environment does not."""
@@ -235,6 +244,7 @@ class RunStore:
         self.reached = 0.0
         """When the store last answered (monotonic clock), 0 if never; then it is worth waiting for."""
         self._client: Any = None
+        self._parent = ""
 
     def open(self) -> None:
         """Connects, and makes the run where there is none.
@@ -250,8 +260,8 @@ class RunStore:
 
             self._client = connect(self.uri or get_tracking_uri())
         if not self.run_id:
-            parent = os.environ.get(PARENT_VARIABLE, "")
-            tags = {"ferry.stage": self.stage, **({"mlflow.parentRunId": parent} if parent else {})}
+            self._parent = parent_run(self._client, self.uri)
+            tags = nested(self._parent, self.stage)
             run = self._client.create_run(experiment(self._client, self.uri), tags=tags, run_name=self.stage)
             self.run_id = run.info.run_id
             logger.info("Tracking: made MLflow run %s", self.run_id)
@@ -303,14 +313,15 @@ class RunStore:
         """Ends the run if it was made here."""
         if self.own and self.run_id:
             self._client.set_terminated(self.run_id, status)
+            leave_parent(self._client, self._parent, status)
 
 
 def open_tracker(stage: str) -> Tracker:
     """Opens the tracking of a stage.
 
     With ``MLFLOW_RUN_ID`` it joins that run and never ends it. Else with ``MLFLOW_TRACKING_URI`` it makes a run,
-    nested under ``FERRY_PARENT_RUN`` if that is set, and ends it. Else it does nothing, and says so. In processes
-    other than the first of a distributed training it does nothing.
+    nested under that of the pipeline (see :func:`~ferry.training.nesting.parent_run`), and ends it. Else it does
+    nothing, and says so. In processes other than the first of a distributed training it does nothing.
 
     Args:
         stage: Name of the stage; prefix of all names.

@@ -51,6 +51,24 @@ def aliases(uri, name="faces"):
         return {}
 
 
+def test_on_a_cluster_a_version_says_where_its_files_lie_and_its_run_is_below_the_pipelines(
+    model, evaluation, uri, tmp_path, monkeypatch
+):
+    import ferry.registry.register as module
+
+    monkeypatch.setenv("FERRY_RUN_ID", "run-9")
+    monkeypatch.setattr(module, "artifact_uri", lambda path: f"minio://mlpipeline/{Path(path).name}")
+    (tmp_path / "report").write_text("<html></html>")
+    made = register(model, evaluation, tmp_path / "report", "faces", tracking_uri=uri)
+    tags = Registry(uri).versions("faces")[0].tags
+    assert tags["ferry.model_uri"] == f"minio://mlpipeline/{Path(model).name}"
+    assert tags["ferry.report_uri"] == "minio://mlpipeline/report"
+    assert tags["ferry.run"] == "run-9"
+    client = MlflowClient(uri)
+    parent = client.get_run(client.get_run(made.run_id).data.tags["mlflow.parentRunId"])
+    assert (parent.data.tags["ferry.run"], parent.info.status) == ("run-9", "FINISHED")
+
+
 def test_a_registered_model_is_a_whole_version(model, evaluation, uri, tmp_path):
     report = tmp_path / "report"
     report.write_text("<html></html>")

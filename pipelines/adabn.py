@@ -28,10 +28,10 @@ def adabn(
         target: [required] Unlabelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
         source: [required] Source model: a Ferry model or models:/NAME@ALIAS.
         holdout: [optional] Labelled faces of the target domain for evaluation; empty for a report without accuracy.
-        target_layout: [optional] Layout of the target, or auto.
+        target_layout: [optional] Layout of the target (ferry faces layouts lists them), or auto.
         target_split: [optional] Split of the target to adapt to; empty for all.
         target_max_skipped: [optional] Largest share of the target that may be skipped as unreadable.
-        holdout_layout: [optional] Layout of the holdout, or auto.
+        holdout_layout: [optional] Layout of the holdout (ferry faces layouts lists them), or auto.
         holdout_split: [optional] Split of the holdout to evaluate on; empty for all.
         holdout_max_skipped: [optional] Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.

@@ -111,12 +111,13 @@ def serve(model: Path | str, *, home: Path | str | None = None, **settings: Any)
     serve_model(str(model), ServeSettings(**settings), _registry_of(model, home))
 
 
-def compile_pipeline(name: str, output: Path | str | None = None) -> str:
+def compile_pipeline(name: str, output: Path | str | None = None, *, choices: bool = True) -> str:
     """Compiles a pipeline to Kubeflow's YAML, as ``ferry compile`` does.
 
     Args:
         name: ``clup``, ``adabn`` or ``source``.
         output: The file to write; None writes none.
+        choices: Whether parameters name the words that they take; servers older than 2.16 refuse a pipeline with them.
 
     Returns:
         The YAML; the same version of Ferry and kfp gives the same bytes.
@@ -127,7 +128,7 @@ def compile_pipeline(name: str, output: Path | str | None = None) -> str:
     from ..common.files import write_text
     from . import catalogue
 
-    text = catalogue.compile_pipeline(catalogue.find(name))
+    text = catalogue.compile_pipeline(catalogue.find(name), choices=choices)
     if output is not None:
         write_text(output, text)
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import tempfile
@@ -34,13 +35,15 @@ class Parameter:
         name: Its name, as on the command line and in the Kubeflow form.
         kind: Python type.
         default: Default value; None where it is required.
-        description: What it means, without the mark that Kubeflow's form shows.
+        description: What it means, without the mark that says whether it is required.
+        choices: The words that it takes; empty where others are allowed too.
     """
 
     name: str
     kind: type
     default: Any
     description: str
+    choices: tuple[str, ...] = ()
 
     @property
     def required(self) -> bool:
@@ -69,6 +72,11 @@ class PipelineInfo:
     def component(self) -> Any:
         """Returns the kfp pipeline object."""
         return getattr(import_module(f"..{self.module}", __name__), self.module)
+
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Returns the words of every parameter that takes no others."""
+        found: dict[str, tuple[str, ...]] = import_module(f"..checks.{self.module}", __name__).choices()
+        return found
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Checks values beyond their types, before anything runs."""
@@ -114,11 +122,12 @@ def stages(pipeline: PipelineInfo) -> tuple[str, ...]:
 def parameters(pipeline: PipelineInfo) -> dict[str, Parameter]:
     """Returns the parameters of a pipeline by name, in the order of its signature."""
     found = {}
-    spec = pipeline.component().pipeline_spec
+    spec, choices = pipeline.component().pipeline_spec, pipeline.choices()
     for name, entry in spec.root.input_definitions.parameters.items():
         kind = _TYPES[_parameter_type(entry)]
         default = _default(entry, kind)
-        found[name] = Parameter(name, kind, default, _MARK.sub("", " ".join(entry.description.split())))
+        description = _MARK.sub("", " ".join(entry.description.split()))
+        found[name] = Parameter(name, kind, default, description, choices.get(name, ()))
     order = list(pipeline.component().pipeline_func.__annotations__)
     return {name: found[name] for name in order if name in found}
 
@@ -179,12 +188,14 @@ def with_local_paths(pipeline: PipelineInfo, values: Mapping[str, Any]) -> dict[
     return found
 
 
-def compile_pipeline(pipeline: PipelineInfo, profile: Profile | None = None) -> str:
+def compile_pipeline(pipeline: PipelineInfo, profile: Profile | None = None, *, choices: bool = True) -> str:
     """Returns a pipeline compiled to Kubeflow's YAML; the same source and profile give the same bytes.
 
     Args:
         pipeline: The pipeline.
         profile: What pods its stages get; None leaves that to the cluster.
+        choices: Whether parameters name the words that they take, for Kubeflow's form and its API; servers older than
+            2.16 refuse a pipeline with them.
 
     Raises:
         UserError: The profile names a stage that there is not, or asks of one what it cannot have.
@@ -197,6 +208,8 @@ def compile_pipeline(pipeline: PipelineInfo, profile: Profile | None = None) -> 
 
         check_stages(profile, {stage for info in (*PIPELINES.values(), pipeline) for stage in stages(info)})
         component = with_profile(component, profile)
+    if choices:
+        component = _with_choices(component, pipeline.choices())
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = Path(folder) / "pipeline.yaml"
@@ -214,6 +227,17 @@ def check_number(name: str, value: Any) -> None:
         raise expected(name, "finite", value, "Pass a number such as 0.1.")
     if name == "seed" and not 0 <= value < 2**32:
         raise expected(name, "from 0 to 4294967295", value, "Pass a number such as 1.")
+
+
+def _with_choices(component: Any, choices: Mapping[str, tuple[str, ...]]) -> Any:
+    """Returns a pipeline whose parameters name their words: kfp's format has a field for them, its functions do not."""
+    from google.protobuf.struct_pb2 import Value
+
+    found = copy.deepcopy(component)  # the one of the module is for everybody
+    for name, words in choices.items():
+        entry = found.pipeline_spec.root.input_definitions.parameters[name]
+        entry.literals.extend(Value(string_value=word) for word in words)
+    return found
 
 
 def _parameter_type(entry: Any) -> str:

@@ -49,13 +49,13 @@ def clup(
 
     Args:
         target: [required] Unlabelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
-        source: [required] Source model: a Ferry model, an ONNX or TorchScript file with sidecar, or models:/NAME@ALIAS.
+        source: [required] Model to adapt: Ferry, ONNX or TorchScript; a path, s3://bucket/prefix, models:/NAME@ALIAS.
         holdout: [optional] Labelled faces of the target domain for evaluation; empty for a report without accuracy.
         source_trust: [optional] Open a source model that is a TorchScript file: it runs code from the file.
-        target_layout: [optional] Layout of the target, or auto.
+        target_layout: [optional] Layout of the target (ferry faces layouts lists them), or auto.
         target_split: [optional] Split of the target to adapt to; empty for all.
         target_max_skipped: [optional] Largest share of the target that may be skipped as unreadable.
-        holdout_layout: [optional] Layout of the holdout, or auto.
+        holdout_layout: [optional] Layout of the holdout (ferry faces layouts lists them), or auto.
         holdout_split: [optional] Split of the holdout to evaluate on; empty for all.
         holdout_max_skipped: [optional] Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: [optional] Go on although pictures are in both target and holdout.

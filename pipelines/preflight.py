@@ -47,13 +47,13 @@ def check_parameters(
 
     Args:
         target: Unlabelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
-        source: Source model: a Ferry model, an ONNX or TorchScript file with sidecar, or models:/NAME@ALIAS.
+        source: Model to adapt: Ferry, ONNX or TorchScript; a path, s3://bucket/prefix, models:/NAME@ALIAS.
         holdout: Labelled faces of the target domain for evaluation; empty for a report without accuracy.
         source_trust: Open a source model that is a TorchScript file: it runs code from the file.
-        target_layout: Layout of the target, or auto.
+        target_layout: Layout of the target (ferry faces layouts lists them), or auto.
         target_split: Split of the target to adapt to; empty for all.
         target_max_skipped: Largest share of the target that may be skipped as unreadable.
-        holdout_layout: Layout of the holdout, or auto.
+        holdout_layout: Layout of the holdout (ferry faces layouts lists them), or auto.
         holdout_split: Split of the holdout to evaluate on; empty for all.
         holdout_max_skipped: Largest share of the holdout that may be skipped as unreadable.
         holdout_allow_overlap: Go on although pictures are in both target and holdout.

@@ -68,7 +68,7 @@ def _objects(place: str) -> Iterator[str]:
 
     source, count = S3Source.parse(place), 0
     for item in ObjectStore().list(source.bucket, source.prefix):
-        if item.key == source.prefix or item.key.startswith(source.below):
+        if item.key == source.prefix or item.key.startswith((source.below, f"{source.prefix}.")):  # a sidecar
             count += 1
             yield f"{item.key} {item.size} {item.etag}"
     if not count:

@@ -29,7 +29,7 @@ def source(
 
     Args:
         faces: [required] Labelled faces: a folder, an s3://bucket/prefix, or a Faces folder.
-        faces_layout: [optional] Layout of the faces, or auto.
+        faces_layout: [optional] Layout of the faces (ferry faces layouts lists them), or auto.
         faces_split: [optional] Split to train on; empty for all.
         faces_max_skipped: [optional] Largest share of the faces that may be skipped as unreadable.
         network: [optional] resnet10, resnet18 or resnet50.

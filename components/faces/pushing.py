@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,22 +53,41 @@ def push_faces(folder: Path | str, target: str, store: ObjectStore | None = None
         UserError: It is no Faces folder, something else lies under the prefix, or a key or the bucket is wrong.
         RetryableError: The store cannot be reached, or a transfer failed several times.
     """
-    folder, there = Path(folder), S3Source.parse(target)
-    if not there.prefix:
-        raise expected("target", "a prefix below a bucket", target, "Write it as s3://bucket/prefix.")
+    folder = Path(folder)
     read_info(folder)
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    shards = [path for path in files if path.name != FACES_FILE]
+    return push_files(files, folder / FACES_FILE, target, store)
+
+
+def push_files(files: Sequence[Path], last: Path, target: str, store: ObjectStore | None = None) -> PushReport:
+    """Uploads files under a prefix as :func:`push_faces` does.
+
+    Args:
+        files: The files; no name twice.
+        last: The one among them that goes last.
+        target: ``s3://bucket/prefix``, where nothing else lies.
+        store: The store; from the environment by default.
+
+    Returns:
+        What was sent.
+
+    Raises:
+        FerryError: As :func:`push_faces`.
+    """
+    there = S3Source.parse(target)
+    if not there.prefix:
+        raise expected("target", "a prefix below a bucket", target, "Write it as s3://bucket/prefix.")
+    others = [path for path in files if path != last]
     upload = _Upload(store or ObjectStore(), there, {path.name: digest_of_file(path) for path in files})
     known = upload.known()
-    todo = [path for path in shards if path.name not in known]
-    with progress(f"uploading {folder}", len(files), "files") as bar:
-        bar.advance(len(shards) - len(todo))
+    todo = [path for path in others if path.name not in known]
+    with progress(f"uploading {last.parent}", len(files), "files") as bar:
+        bar.advance(len(others) - len(todo))
         for _ in ordered_map(upload.send, todo, _WORKERS, chunk=1):
             bar.advance()
-        if FACES_FILE not in known:
+        if last.name not in known:
             upload.known()  # somebody else may have begun to use the prefix meanwhile
-            upload.send(folder / FACES_FILE)
+            upload.send(last)
         bar.advance()
     sent = len(files) - len(known)
     return PushReport(there.uri, sent, len(files) - sent, sum(path.stat().st_size for path in files))

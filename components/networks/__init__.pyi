@@ -6,6 +6,7 @@ from .conversion import Conversion, convert_state_dict
 from .foreign import ForeignModel, open_foreign, pack_foreign
 from .info import ModelInfo
 from .outputs import Outputs, evaluation_mode, fit_pixels, inference
+from .remote import fetch_model, push_model
 from .saved import content_digest, is_saved_model, load_classifier, load_encoder, load_info, save_model
 from .sidecar import Sidecar, write_sidecar
 from .sources import FerrySource, SourceModel, load_imported, load_source
@@ -32,6 +33,7 @@ __all__ = [
     "convert_state_dict",
     "describe",
     "evaluation_mode",
+    "fetch_model",
     "fit_pixels",
     "flops",
     "inference",
@@ -44,6 +46,7 @@ __all__ = [
     "normalise",
     "open_foreign",
     "pack_foreign",
+    "push_model",
     "save_model",
     "write_sidecar",
 ]

@@ -9,18 +9,26 @@ from typing import Any
 from ...common.errors import expected, fields_as, unknown
 
 
-def check_layout(name: str, value: str) -> None:
-    """Checks the name of a data set's layout.
-
-    Raises:
-        UserError: There is no such layout; the closest one is suggested.
-    """
-    if value == "auto":
-        return
+def layouts() -> tuple[str, ...]:
+    """Returns the words of a parameter that names a data set's layout."""
     from ...faces.readers import READERS
 
-    if value not in READERS:
-        raise unknown(name, value, ("auto", *sorted(READERS)))
+    return ("auto", *sorted(READERS))
+
+
+def check_words(values: Mapping[str, Any], choices: Mapping[str, tuple[str, ...]]) -> None:
+    """Checks the parameters that take certain words and no others.
+
+    Args:
+        values: All parameters.
+        choices: The words of each such parameter.
+
+    Raises:
+        UserError: A value is none of its words; the closest one is suggested.
+    """
+    for name, words in choices.items():
+        if values[name] not in words:
+            raise unknown(name, values[name], words)
 
 
 def check_split(name: str, value: str) -> None:
@@ -40,8 +48,8 @@ def check_adaptation(values: Mapping[str, Any]) -> None:
     """Checks what every adaptation has: a target, a source model, a holdout, and a name in the registry.
 
     Args:
-        values: ``target``, ``source``, ``holdout_classes``, ``model_name``, and of target and holdout the layout, split
-            and share that may be skipped.
+        values: ``target``, ``source``, ``holdout_classes``, ``model_name``, and of target and holdout the split and the
+            share that may be skipped.
 
     Raises:
         UserError: A value is not one of its choices or out of range.
@@ -52,7 +60,6 @@ def check_adaptation(values: Mapping[str, Any]) -> None:
         if not str(values[name]).strip():
             raise expected(name, "a folder, a file or an address", values[name], fix)
     for name in ("target", "holdout"):
-        check_layout(f"{name}_layout", values[f"{name}_layout"])
         check_split(f"{name}_split", values[f"{name}_split"])
         check_share(f"{name}_max_skipped", values[f"{name}_max_skipped"])
     _check_scored(values["holdout_classes"])
@@ -85,15 +92,3 @@ def check_share(name: str, value: float) -> None:
     """
     if not 0.0 <= value <= 1.0:
         raise expected(name, "between 0 and 1", value, "Pass a share such as 0.05 for 5 %.")
-
-
-def check_precision(value: str) -> None:
-    """Checks the precision of training.
-
-    Raises:
-        UserError: There is no such precision.
-    """
-    from ...training.config import PRECISIONS
-
-    if value not in PRECISIONS:
-        raise unknown("precision", value, PRECISIONS)

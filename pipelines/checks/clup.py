@@ -4,7 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+
+def choices() -> dict[str, tuple[str, ...]]:
+    """Returns the words of every parameter that takes no others."""
+    from ...adaptation.config import Start
+    from ...labelling.config import PRESETS, Score
+    from ...pretraining.config import MethodName, Preset
+    from ...training.config import PRECISIONS
+    from .choices import layouts
+
+    return {
+        **dict.fromkeys(("target_layout", "holdout_layout"), layouts()),
+        "labelling_score": get_args(Score),
+        "labelling_teacher": ("auto", "source", "adabn"),
+        "labelling_preset": tuple(PRESETS),
+        "pretraining": (*get_args(MethodName), "none"),
+        "pretraining_preset": get_args(Preset),
+        "finetuning_start": get_args(Start),
+        "precision": PRECISIONS,
+    }
 
 
 def check(values: Mapping[str, Any]) -> None:
@@ -14,23 +34,18 @@ def check(values: Mapping[str, Any]) -> None:
         UserError: A value is not one of its choices or out of range.
     """
     from ...adaptation.config import FinetuningConfig
-    from ...common.errors import expected, fields_as, unknown
-    from ...labelling.config import PRESETS, LabellingConfig
-    from .choices import check_adaptation, check_precision
+    from ...common.errors import expected, fields_as
+    from ...labelling.config import LabellingConfig
+    from .choices import check_adaptation, check_words
 
+    check_words(values, choices())
     check_adaptation(values)
-    check_precision(values["precision"])
     _check_pretraining(values)
-    teachers = ("auto", "source", "adabn")
-    if values["labelling_teacher"] not in teachers:
-        raise unknown("labelling_teacher", values["labelling_teacher"], teachers)
-    if values["labelling_preset"] not in PRESETS:
-        raise unknown("labelling_preset", values["labelling_preset"], tuple(PRESETS))
     names = ("start", "epochs", "batch_size", "learning_rate", "mixup")
     FinetuningConfig(**{name: values[f"finetuning_{name}"] for name in names})
     if values["finetuning_mixup"] < 0:
         raise expected("finetuning_mixup", "zero or positive", values["finetuning_mixup"], "Pass 0 for none.")
-    with fields_as("labelling_", "score", "clusters", "keep"):
+    with fields_as("labelling_", "clusters", "keep"):
         LabellingConfig(
             score=values["labelling_score"],
             clusters=values["labelling_clusters"] or None,
@@ -79,11 +94,9 @@ def least_faces(values: Mapping[str, Any]) -> int:
 
 
 def _check_pretraining(values: Mapping[str, Any]) -> None:
-    from ...common.errors import closest, expected, unknown
+    from ...common.errors import closest, expected
     from ...pretraining.config import preset
 
-    if values["pretraining"] not in ("swav", "deepcluster", "none"):
-        raise unknown("pretraining", values["pretraining"], ("swav", "deepcluster", "none"))
     if values["pretraining"] != "none":
         fields = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
         changes = {name: values[f"pretraining_{name}"] for name in fields}

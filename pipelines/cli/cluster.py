@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .output import JsonOption, print_json, print_table, say
-from .run import NameArgument, PairsOption, pairs
+from .run import ChoicesOption, NameArgument, PairsOption, pairs
 
 if TYPE_CHECKING:
     from ..catalogue import PipelineInfo
@@ -49,6 +49,7 @@ def submit(
     pipeline: NameArgument,
     parameter: PairsOption = None,
     profile: ProfileOption = None,
+    choices: ChoicesOption = True,
     endpoint: EndpointOption = "",
     namespace: NamespaceOption = "",
     experiment: ExperimentOption = "ferry",
@@ -59,7 +60,7 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Start a run in Kubeflow; the pipeline is uploaded once for each content."""
-    info, values, kubeflow, uploaded = _uploaded(pipeline, parameter, profile, endpoint, namespace)
+    info, values, kubeflow, uploaded = _uploaded(pipeline, parameter, profile, choices, endpoint, namespace)
     run = kubeflow.submit(
         uploaded, f"ferry-{info.name}", values, experiment=experiment, service_account=service_account
     )
@@ -85,6 +86,7 @@ def schedule(
     name: Annotated[str, typer.Option(help="The schedule's name; one of the same name is replaced.")] = "",
     parameter: PairsOption = None,
     profile: ProfileOption = None,
+    choices: ChoicesOption = True,
     endpoint: EndpointOption = "",
     namespace: NamespaceOption = "",
     experiment: ExperimentOption = "ferry",
@@ -95,7 +97,7 @@ def schedule(
     from ..cluster.schedules import Schedules, cron_of
 
     when = cron_of(cron)
-    info, values, kubeflow, uploaded = _uploaded(pipeline, parameter, profile, endpoint, namespace)
+    info, values, kubeflow, uploaded = _uploaded(pipeline, parameter, profile, choices, endpoint, namespace)
     made, replaced = Schedules(kubeflow).put(
         name or f"ferry-{info.name}", when, uploaded, values, experiment=experiment, service_account=service_account
     )
@@ -146,7 +148,7 @@ def _schedules(endpoint: str, namespace: str) -> Schedules:
 
 
 def _uploaded(
-    pipeline: str, parameter: list[str] | None, profile: Path | None, endpoint: str, namespace: str
+    pipeline: str, parameter: list[str] | None, profile: Path | None, choices: bool, endpoint: str, namespace: str
 ) -> tuple[PipelineInfo, dict[str, Any], Kubeflow, Uploaded]:
     """Checks everything that can be checked here, and makes sure that the pipeline is in Kubeflow."""
     from ..catalogue import checked_parameters, compile_pipeline, find
@@ -156,7 +158,7 @@ def _uploaded(
     info = find(pipeline)
     values = checked_parameters(info, pairs(parameter or []))
     check_places(info, values)
-    text = compile_pipeline(info, None if profile is None else load_profile(profile))
+    text = compile_pipeline(info, None if profile is None else load_profile(profile), choices=choices)
     kubeflow = Kubeflow(Address.from_environment(endpoint, namespace))
     uploaded = kubeflow.upload(f"ferry-{info.name}", text)
     say(f"Pipeline ferry-{info.name}, version {uploaded.name}{' (uploaded)' if uploaded.fresh else ''}.")

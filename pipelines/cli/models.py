@@ -1,4 +1,4 @@
-"""``ferry models``, ``ferry promote``, ``ferry rollback``, ``ferry sync``: the registry."""
+"""``ferry models``, ``ferry promote``, ``ferry rollback``, ``ferry sync``: the registry; ``ferry push``."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     app.command("models", epilog="Example: ferry models --json")(models)
     app.command("promote", epilog="Example: ferry promote 3 --name ferry-clup")(promote)
     app.command("rollback", epilog="Example: ferry rollback --name ferry-clup")(rollback)
+    app.command("push", epilog="Example: ferry push fer.onnx s3://models/fer")(push)
     app.command("sync", epilog="Example: ferry sync")(sync_)
 
 
@@ -96,6 +97,25 @@ def _row(version: Version) -> tuple[str, ...]:
         version.tags.get("ferry.card", ""),
         datetime.fromtimestamp(version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
     )
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, or ONNX or TorchScript file.")],
+    target: Annotated[str, typer.Argument(metavar="URI", help="s3://bucket/prefix, where nothing else lies.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Open a TorchScript file, which runs code from it.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Upload a source model to an object store, from where runs in Kubeflow take it."""
+    from ...common.errors import fields_as
+    from ...networks import push_model
+
+    with fields_as("", model="MODEL", target="URI"):
+        report = push_model(model, target, trust)
+    if json:
+        print_json(asdict(report))
+        return
+    print(f"Sent:    {report.sent:,} files; {report.kept:,} were there already; {report.size / 1e6:,.1f} MB in all")
+    print(f"Source:  {report.uri}")
 
 
 def sync_(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -27,6 +27,13 @@ PairsOption = Annotated[
         help="A parameter (see: ferry parameters PIPELINE); may be repeated.",
     ),
 ]
+ChoicesOption = Annotated[
+    bool,
+    typer.Option(
+        "--choices/--no-choices",
+        help="Offer the words of a parameter in Kubeflow's form; servers older than 2.16 refuse such a pipeline.",
+    ),
+]
 NameArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="clup, adabn or source.")]
 
 
@@ -198,7 +205,12 @@ def show_parameters(pipeline: NameArgument, json: JsonOption = False) -> None:
     if json:
         print_json(
             {
-                name: {"type": entry.kind.__name__, "default": entry.default, "description": entry.description}
+                name: {
+                    "type": entry.kind.__name__,
+                    "default": entry.default,
+                    "description": entry.description,
+                    **({"choices": entry.choices} if entry.choices else {}),
+                }
                 for name, entry in known.items()
             }
         )
@@ -216,6 +228,7 @@ def compile_(
     profile: Annotated[
         Path | None, typer.Option(help="YAML file that says what pods, images and secrets stages get.")
     ] = None,
+    choices: ChoicesOption = True,
 ) -> None:
     """Compile a pipeline to YAML for Kubeflow."""
     from ...common.files import write_text
@@ -223,7 +236,8 @@ def compile_(
     from ..cluster.profile import load_profile
 
     info = find(pipeline)
-    write_text(output, compile_pipeline(info, None if profile is None else load_profile(profile)))
+    given = None if profile is None else load_profile(profile)
+    write_text(output, compile_pipeline(info, given, choices=choices))
     say(f"Wrote {output}.")
 
 

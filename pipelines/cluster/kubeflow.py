@@ -28,6 +28,9 @@ NAMESPACE_VARIABLE = "FERRY_KFP_NAMESPACE"
 TOKEN_VARIABLE = "FERRY_KFP_TOKEN"  # noqa: S105 (a name)
 CA_VARIABLE = "FERRY_KFP_CA"
 
+_NO_CHOICES = 'unknown field "literals"'
+"""In the answer of a server that is older than the words of parameters: it refuses what it does not know."""
+
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED", "ERROR")
 _FIRST_WAIT = 10.0
 _LONGEST_WAIT = 60.0
@@ -284,6 +287,9 @@ class Kubeflow:
 
     def _refused(self, status: int, reason: str) -> Exception:
         got = f"HTTP status {status}" + (f": {reason}" if reason else "")
+        if _NO_CHOICES in reason:
+            fix = "Pass --no-choices: the pipeline then has no lists of words for Kubeflow's form."
+            return expected("endpoint", "Kubeflow Pipelines 2.16 or newer", got, fix)
         if status in (401, 403):
             fix = f"Set {TOKEN_VARIABLE} to a token, and --namespace to a namespace that it may use."
             return expected(TOKEN_VARIABLE, "a token with the right to do this", got, fix)
@@ -333,4 +339,6 @@ def _reason(body: Any) -> str:
         text = values.get("error_message") or values.get("message") or values.get("error") or ""
     except (TypeError, ValueError, AttributeError):
         return ""
+    if _NO_CHOICES in str(text):
+        return _NO_CHOICES
     return str(text).splitlines()[0][:300] if text else ""

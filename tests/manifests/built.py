@@ -1,4 +1,4 @@
-"""The manifests as `kubectl kustomize` builds them, and the commands of their README as a shell runs them."""
+"""The manifests as `kubectl kustomize` builds them, and the commands for their secrets as a shell runs them."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ COMMANDS = [
     ("models",),
     ("promote",),
     ("rollback",),
+    ("push",),
     ("sync",),
     ("submit",),
     ("schedule",),
@@ -137,6 +138,7 @@ def test_parameters_are_shown_without_marks(ferry):
     found = json.loads(ferry("parameters", "clup", "--json")[1])
     assert found["seed"] == {"type": "int", "default": 0, "description": "Fixes the run."}
     assert found["target"]["default"] is None
+    assert found["pretraining"]["choices"] == ["swav", "deepcluster", "none"]
 
 
 def test_compile_writes_the_yaml_and_nothing_to_standard_output(ferry, tmp_path):
@@ -145,6 +147,8 @@ def test_compile_writes_the_yaml_and_nothing_to_standard_output(ferry, tmp_path)
     code, out, _ = ferry("compile", "source", "-o", tmp_path / "deep" / "source.yaml")
     assert (code, out) == (0, "")
     assert (tmp_path / "deep" / "source.yaml").read_text() == compile_pipeline("source")
+    assert ferry("compile", "source", "--no-choices", "-o", tmp_path / "old.yaml")[0] == 0
+    assert (tmp_path / "old.yaml").read_text() == compile_pipeline("source", choices=False)
 
 
 def a_record(**changes) -> RunRecord:
@@ -537,3 +541,31 @@ def test_a_home_in_use_is_refused_with_75(ferry, tmp_path):
     assert code == 75
     assert "Wait until it has ended, or pass another --home." in err
     assert not list(Path(home.runs).iterdir())
+
+
+def test_push_says_what_a_run_takes(ferry, monkeypatch, tmp_path):
+    import ferry.networks as networks
+    from ferry.faces.pushing import PushReport
+
+    asked = []
+
+    def push_model(model, target, trust):
+        asked.append((model, target, trust))
+        return PushReport("s3://models/fer/fer.onnx", 2, 0, 3_000_000)
+
+    monkeypatch.setattr(networks, "push_model", push_model, raising=False)
+    code, out, _ = ferry("push", "fer.onnx", "s3://models/fer", "--trust")
+    assert code == 0
+    assert out.splitlines() == [
+        "Sent:    2 files; 0 were there already; 3.0 MB in all",
+        "Source:  s3://models/fer/fer.onnx",
+    ]
+    assert json.loads(ferry("push", "fer.onnx", "s3://models/fer", "--json")[1])["sent"] == 2
+    assert asked == [(Path("fer.onnx"), "s3://models/fer", True), (Path("fer.onnx"), "s3://models/fer", False)]
+
+
+def test_what_is_no_model_is_not_pushed(ferry, monkeypatch, tmp_path):
+    (tmp_path / "notes.md").write_text("x")
+    code, _, err = ferry("push", "notes.md", "s3://models/fer")
+    assert code == 2
+    assert "notes.md" in err

@@ -12,12 +12,17 @@ import re
 import subprocess
 import sys
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import yaml
+from ferry.common.errors import UserError
 from ferry.common.images import image
-from ferry.pipelines.catalogue import PIPELINES, compile_pipeline, find, parameters
+from ferry.pipelines.catalogue import PIPELINES, checked_parameters, compile_pipeline, find, parameters
+from google.protobuf import json_format
+from kfp import components
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = {image("slim"), image("cpu"), image("cuda")}
@@ -82,8 +87,77 @@ def test_every_parameter_is_described_and_has_a_default_or_is_required(name):
         description = entry.get("description", "")
         required = not entry.get("isOptional", False)
         assert description.startswith("[required] " if required else "[optional] "), key
-        assert required or entry.get("defaultValue") is not None, key
+        assert required == ("defaultValue" not in entry), key
+        assert len(description) <= 200, key
     assert all(entry.description and not entry.description.startswith("[") for entry in parameters(find(name)).values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_of_a_group_are_next_to_each_other_in_the_form(name):
+    """Kubeflow's form goes by the alphabet; what belongs together begins with the same word."""
+    names = list(spec(name)["root"]["inputDefinitions"]["parameters"])
+    assert names == sorted(names) == sorted(parameters(find(name)))
+    groups = [group for group, _ in groupby(names, lambda entry: entry.split("_")[0])]
+    assert len(groups) == len(set(groups))
+
+
+# --- The words of parameters -----------------------------------------------------------------------------------------
+
+FREE = {  # texts that are no words: places, names, lists
+    *("target", "target_split", "target_labels", "source", "holdout", "holdout_split", "holdout_classes"),
+    *("pretraining_init", "model_name", "faces", "faces_split"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_that_takes_certain_words_names_them_and_its_default_is_one(name):
+    for key, entry in spec(name)["root"]["inputDefinitions"]["parameters"].items():
+        words = entry.get("literals", [])
+        assert tuple(words) == parameters(find(name))[key].choices
+        assert bool(words) == (entry["parameterType"] == "STRING" and key not in FREE), key
+        if words:
+            assert entry["defaultValue"] in words, key
+            assert len(words) == len(set(words)) > 1, key
+            said = set(re.findall(r"\w+", entry["description"]))
+            assert set(words) <= said or "(ferry faces layouts lists them)" in entry["description"], key
+    assert set(find(name).choices()) <= set(parameters(find(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_words_of_a_parameter_are_those_that_pass_the_check(name):
+    required = {key: key for key, entry in parameters(find(name)).items() if entry.required}
+    others = {"finetuning_start": "source"} if name == "clup" else {}  # goes with pretraining=none too
+    for key, words in find(name).choices().items():
+        for word in words:
+            checked_parameters(find(name), {**required, **others, key: word})
+        for word in ("", words[0].upper(), "word"):
+            with pytest.raises(UserError, match=f"Expected `{key}` to be one of {words[0]}, "):
+                checked_parameters(find(name), {**required, **others, key: word})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pipeline_with_words_is_what_kfp_reads(name):
+    """Kubeflow's server reads it as strictly: an unknown field is an error there, as it is here."""
+    read = json_format.ParseDict(spec(name), PipelineSpec())
+    found = {key: len(entry.literals) for key, entry in read.root.input_definitions.parameters.items()}
+    assert {key: count for key, count in found.items() if count} == {
+        key: len(words) for key, words in find(name).choices().items()
+    }
+    assert components.load_component_from_text(text(name)).pipeline_spec.root == read.root
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_words_a_pipeline_is_the_same_for_servers_that_do_not_know_them(name):
+    plain = next(yaml.safe_load_all(compile_pipeline(find(name), choices=False)))
+    assert "literals" not in str(plain)
+    with_words = yaml.safe_load(text(name))
+    for entry in with_words["root"]["inputDefinitions"]["parameters"].values():
+        entry.pop("literals", None)
+    assert with_words == plain
+    assert compile_pipeline(find(name)) == text(name)  # the pipeline itself was not changed
+
+
+# --- Components ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)

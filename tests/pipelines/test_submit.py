@@ -143,12 +143,35 @@ def test_nothing_is_asked_of_the_server_for_wrong_values(server, ferry):
         (["clup", "-p", "target=s3://a/b", "-p", "source=model"], "`source` to be an address that pods can reach"),
         (["clup", *GIVEN, "-p", "finetuning_epoch=1"], "Did you mean 'finetuning_epochs'"),
         (["clup", *GIVEN, "--profile", "absent.yaml"], "`profile` to be a file"),
+        (["clup", *GIVEN, "-p", "pretraining=swva"], "Did you mean 'swav'"),
+        (["adabn", *GIVEN, "-p", "target_layout=rafbd"], "Did you mean 'rafdb'"),
         (["clap", *GIVEN], "Did you mean 'clup'"),
     ):
         code, _, err = ferry("submit", *words)
         assert code == 2
         assert says in err
     assert server.asked == []
+
+
+@pytest.mark.parametrize("command", [["submit"], ["schedule", "--cron", "0 3 * * *"]], ids=lambda words: words[0])
+def test_a_server_that_is_too_old_for_the_words_of_parameters_gets_the_pipeline_without(
+    server, ferry, monkeypatch, command
+):
+    upload = server.upload_pipeline
+
+    def old(**given):
+        if b"literals:" in given["upload"]:
+            raise LookupError('Failed to create: invalid v2 pipeline spec: proto: (line 1:9): unknown field "literals"')
+        return upload(**given)
+
+    monkeypatch.setattr(server, "upload_pipeline", old)
+    code, _, err = ferry(*command, "clup", *GIVEN)
+    assert code == 2
+    assert "Expected `endpoint` to be Kubeflow Pipelines 2.16 or newer" in err
+    assert "Pass --no-choices" in err
+    assert ferry(*command, "clup", *GIVEN, "--no-choices")[0] == 0
+    (version, _) = server.versions.values()
+    assert compile_pipeline(find("clup"), choices=False).encode() in version["upload"]
 
 
 def test_a_server_that_is_away_or_silent_is_known_soon(server, ferry, monkeypatch):

@@ -12,12 +12,16 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..common.checkpoints import address_of
 from ..common.errors import expected
 from ..common.files import atomic_file
+
+if TYPE_CHECKING:
+    from .mirror import Mirror
 
 logger = logging.getLogger("ferry")
 
@@ -33,7 +37,8 @@ class Checkpoint:
     """Reads and writes a training's checkpoint.
 
     A checkpoint is written to a temporary file in the same folder, synced and renamed, so that a killed process or a
-    full disk leaves the old one whole. The one before is kept as ``NAME.previous``.
+    full disk leaves the old one whole. The one before is kept as ``NAME.previous``. Where the environment names an
+    object store, the newest one is kept there too (:class:`~ferry.training.mirror.Mirror`).
 
     Args:
         path: The file.
@@ -43,6 +48,11 @@ class Checkpoint:
         self.path = Path(path)
         self.previous = self.path.with_name(self.path.name + ".previous")
         self._worth_keeping = True
+        self._mirror: Mirror | None = None
+        if address := address_of(self.path):
+            from .mirror import Mirror
+
+            self._mirror = Mirror(address)
 
     def load(self, identity: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the newest good checkpoint, None where there is none.
@@ -52,8 +62,11 @@ class Checkpoint:
 
         Raises:
             UserError: All checkpoints are damaged, or they belong to another training.
+            RetryableError: The object store that may have one cannot be reached.
         """
         self._remove_leftovers()
+        if self._mirror is not None:
+            self._mirror.fetch(self.path)
         damaged = []
         for path in (self.path, self.previous):
             if not path.exists():
@@ -98,6 +111,13 @@ class Checkpoint:
             if self._worth_keeping:  # a damaged file must not take the place of the good one before it
                 self._keep_current()
         self._worth_keeping = True
+        if self._mirror is not None:
+            self._mirror.send(self.path)
+
+    def settle(self) -> None:
+        """Waits, but not long, until the newest checkpoint is where it is kept."""
+        if self._mirror is not None:
+            self._mirror.settle()
 
     def _keep_current(self) -> None:
         """Makes the present file also the previous one; it never goes away in between."""

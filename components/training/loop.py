@@ -118,6 +118,8 @@ def train(
                 distributed.revert_sync_batchnorm(method)
     finally:
         remember(method, identity, file, first)
+        if file is not None:
+            file.settle()
 
 
 def _check_shares(config: LoopConfig) -> None:

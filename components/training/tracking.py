@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.checkpoints import FOLDER_VARIABLE
+from ..common.checkpoints import local_folder
 from ..common.errors import Interrupted
 from .nesting import artifact_uri, leave_parent, nested, parent_run
 from .runs import connect, experiment, probe
@@ -56,7 +56,7 @@ class Tracker:
         self._wake = threading.Event()
         self._closing = False
         self._status = "FINISHED"
-        self._spool_folder = os.environ.get(SPOOL_VARIABLE) or os.environ.get(FOLDER_VARIABLE, "")
+        self._spool_folder = os.environ.get(SPOOL_VARIABLE) or str(local_folder() or "")
         self._spool: Spool | None = None
         self._in_flight: list[Record] = []
         self._pause, self._retry_at, self._reason, self._warned = _FLUSH_SECONDS, 0.0, "", False

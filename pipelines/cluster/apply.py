@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import wraps
 from typing import Any
 
+from ...common.checkpoints import FOLDER_VARIABLE as CHECKPOINTS_VARIABLE
 from ...common.errors import expected, unknown
 from ...common.images import kind_of
 from ...training.launch import PROCESSES_VARIABLE, TRAINJOB_VARIABLE
@@ -22,7 +23,7 @@ NOT_TWICE: Mapping[str, str] = {
     "pretrain": "a training would begin anew and fail again for the same reason",
     "fine-tune": "a training would begin anew and fail again for the same reason",
 }
-"""Stages that are never started again, and why."""
+"""Stages that are not started again, and why; trainings are where their checkpoints are kept."""
 
 TRAININGS = ("train-source", "pretrain", "fine-tune")
 """Stages that can train in several processes."""
@@ -76,8 +77,11 @@ def check_stages(profile: Profile, known: set[str]) -> None:
             if name not in known:
                 raise unknown(place, name, sorted(known))
     for name, pod in profile.stages.items():
-        if pod.retries and name in NOT_TWICE:
-            raise expected(f"stages.{name}.retries", "0", pod.retries, f"Remove it: {NOT_TWICE[name]}.")
+        if pod.retries and not _may_repeat(profile, name):
+            fix = f"Remove it: {NOT_TWICE[name]}."
+            if name in TRAININGS:
+                fix = f"{fix.rstrip('.')}; or set environment.{CHECKPOINTS_VARIABLE} to s3://bucket/prefix."
+            raise expected(f"stages.{name}.retries", "0", pod.retries, fix)
     for place, pod in {"default": profile.default, "torch": profile.torch, **_others(profile)}.items():
         for field in ("gpus", "nodes"):
             if (getattr(pod, field) or 0) > 1:
@@ -87,6 +91,11 @@ def check_stages(profile: Profile, known: set[str]) -> None:
     if spread and not profile.trainer.exchange:
         fix = f"{spread[0]} has several nodes: write s3://bucket/prefix, where they get the data from."
         raise expected("trainer.exchange", "set", "", fix)
+
+
+def _may_repeat(profile: Profile, stage: str) -> bool:
+    """Tells whether a stage may be started again; a training may where it finds its checkpoint on any machine."""
+    return stage not in NOT_TWICE or (stage in TRAININGS and CHECKPOINTS_VARIABLE in profile.environment)
 
 
 def _others(profile: Profile) -> dict[str, Pod]:
@@ -123,7 +132,7 @@ def apply(profile: Profile, pipeline: str, name: str, task: Any) -> None:
     task.set_container_image(image_for(profile, "cuda" if pod.gpus else kind))
     _resources(task, pod, shared_memory=kind != "slim")
     _placement(task, pod)
-    _time(task, pod, again=name not in NOT_TWICE)
+    _time(task, pod, again=_may_repeat(profile, name))
     _environment(task, name, profile)
     _pull(task, profile)
     for label, value in labels.items():

@@ -57,7 +57,7 @@ def train_job(profile: Profile, stage: str, pod: Pod, labels: Mapping[str, str])
 
 def waiting(profile: Profile, pod: Pod) -> Pod:
     """Returns the pod of a stage whose training runs elsewhere: that of a stage without torch, as long as it takes."""
-    return replace(profile.default, timeout=pod.timeout, gpus=0, nodes=None, retries=0)
+    return replace(profile.default, timeout=pod.timeout, gpus=0, nodes=None, retries=pod.retries, backoff=pod.backoff)
 
 
 def _given(quantities: Mapping[str, str]) -> dict[str, str]:

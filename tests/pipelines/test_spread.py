@@ -103,3 +103,15 @@ def test_several_machines_are_a_trainjob_and_a_small_pod_that_waits():
 def test_what_cannot_be_is_named(values, message):
     with pytest.raises(UserError, match=message):
         stage(values, "pretrain")
+
+
+def test_trainings_are_started_again_where_their_checkpoint_is_found_on_any_machine():
+    values = {"default": {"retries": 2}, "stages": {"pretrain": {"retries": 3}}}
+    with pytest.raises(UserError, match=r"`stages.pretrain.retries` to be 0.*FERRY_CHECKPOINTS to s3://"):
+        stage(values, "pretrain")
+    kept = {**values, "environment": {"FERRY_CHECKPOINTS": "s3://faces/checkpoints"}}
+    assert stage(kept, "pretrain")[2]["retryPolicy"]["maxRetryCount"] == 3
+    assert stage(kept, "fine-tune")[2]["retryPolicy"]["maxRetryCount"] == 2
+    assert "retryPolicy" not in stage(kept, "register")[2]
+    spread = {**VALUES, **kept, "stages": {"pretrain": {**POD, "retries": 3}}}
+    assert stage(spread, "pretrain")[2]["retryPolicy"]["maxRetryCount"] == 3

@@ -178,7 +178,7 @@ def test_every_variable_of_the_list_is_read_somewhere_and_every_one_of_ours_that
     sources = [*(ROOT / "components").rglob("*.py"), *(ROOT / "pipelines").rglob("*.py")]
     read = set(re.findall(r'"((?:FERRY|S3)_[A-Z_]+)"', "\n".join(path.read_text(encoding="utf-8") for path in sources)))
     between_processes = {"FERRY_STAGE_FOLDER", "FERRY_RUNNER_PID", "FERRY_PROGRESS_FILE", "FERRY_RUN_ID"}
-    between_processes |= {"FERRY_RUNNER_LOCK", "FERRY_TRAINJOB"}
+    between_processes |= {"FERRY_RUNNER_LOCK", "FERRY_TRAINJOB", "FERRY_OUTPUT_URI", "FERRY_GRACE_SECONDS"}
     between_processes |= {"FERRY_POD_NAME", "FERRY_POD_UID", "FERRY_POD_NAMESPACE"}
     assert listed <= read
     assert read - between_processes <= listed

@@ -69,6 +69,7 @@ class Cluster:
 
     Attributes:
         refusals: Status and message by verb and resource, such as ``create trainjobs``.
+        restarts: How often a machine that failed was started anew, by job; JobSet's default lets six times pass.
         secrets: Values by secret and key.
         jobs: TrainJobs that are there, by name.
         seen: Verbs and resources that were asked for.
@@ -79,28 +80,28 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder, self.refusals, self.secrets = folder, {}, {}
         self.jobs, self.seen, self.removed, self.pending = {}, [], [], False
-        self.machines, self.lock = {}, threading.Lock()
+        self.machines, self.restarts = {}, {}
 
     def create(self, body):
         check(body)
         name = body["metadata"]["name"]
         self.jobs[name] = body
         if not self.pending:
-            port = free_ports(1)[0]
+            self.port = free_ports(1)[0]
             count = body["spec"]["trainer"]["numNodes"]
-            self.machines[name] = [self._machine(body, number, port) for number in range(count)]
+            self.machines[name] = [self._machine(body, number) for number in range(count)]
         return body
 
-    def _machine(self, body, number, port):
+    def _machine(self, body, number):
         trainer = body["spec"]["trainer"]
         given = {entry["name"]: self._value(entry) for entry in trainer["env"]}
         torch = dict(PET_NNODES=trainer["numNodes"], PET_NPROC_PER_NODE=trainer["numProcPerNode"], PET_NODE_RANK=number)
-        torch.update(PET_MASTER_ADDR="127.0.0.1", PET_MASTER_PORT=port)
+        torch.update(PET_MASTER_ADDR="127.0.0.1", PET_MASTER_PORT=self.port)
         plain = {name: os.environ[name] for name in ("PATH", "HOME", "FERRY_CACHE") if name in os.environ}
         environment = {**plain, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR", **given}
         environment.update({name: str(value) for name, value in torch.items()})
         command = [sys.executable, *trainer["command"][1:], *trainer["args"]]
-        with open(self.log(body["metadata"]["name"], number), "wb") as log:
+        with open(self.log(body["metadata"]["name"], number), "ab") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
 
     def _value(self, entry):
@@ -113,11 +114,14 @@ class Cluster:
         return self.folder / f"{name}-{number}.log"
 
     def with_state(self, name):
-        """Returns a job with the conditions that its machines have by now."""
-        codes = [machine.poll() for machine in self.machines.get(name, [])]
+        """Returns a job with the conditions that its machines have by now; those that failed are started anew."""
+        machines = self.machines.get(name, [])
+        for number, machine in enumerate(machines):
+            if machine.poll() and self.restarts.get(name, 0) < 6:
+                self.restarts[name] = self.restarts.get(name, 0) + 1
+                machines[number] = self._machine(self.jobs[name], number)
+        codes = [machine.poll() for machine in machines]
         kind = "Failed" if any(codes) else "Complete" if codes and None not in codes else ""
-        if kind == "Failed":  # the JobSet's policy: one that fails ends all
-            self.stop(name)
         about = {"reason": "JobsFailed" if kind == "Failed" else "JobsCompleted", "message": f"codes {codes}"}
         moment = "2026-01-01T00:00:00Z"
         conditions = [{"type": kind, "status": "True", "lastTransitionTime": moment, **about}] if kind else []
@@ -134,28 +138,32 @@ class Cluster:
                 machine.kill()
 
     def delete(self, name):
+        """Answers at once; the machines go in their own time."""
         del self.jobs[name]
         self.removed.append(name)
-        self.stop(name)
+        threading.Thread(target=self.stop, args=(name,), daemon=True).start()
 
     def pods(self, selector):
-        wanted = dict(part.split("=") for part in selector.split(","))
-        name, number = wanted["jobset.sigs.k8s.io/jobset-name"], int(wanted["batch.kubernetes.io/job-completion-index"])
-        if name not in self.jobs:
-            return []
-        if self.pending:
+        name = dict(part.split("=") for part in selector.split(","))["jobset.sigs.k8s.io/jobset-name"]
+        if name in self.jobs and self.pending:
             why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no GPU is free"}
-            return [_pod(name, number, {"phase": "Pending", "conditions": [why]})]
-        ended = self.machines[name][number].poll()
-        return [_pod(name, number, {"phase": "Running" if ended is None else "Failed" if ended else "Succeeded"})]
+            count = self.jobs[name]["spec"]["trainer"]["numNodes"]
+            waits = {"phase": "Pending", "conditions": [why]}
+            return [_pod(name, number, waits if number else {"phase": "Running"}) for number in range(count)]
+        codes = [machine.poll() for machine in self.machines.get(name, [])]
+        if name not in self.jobs:
+            return [_pod(name, number, {"phase": "Running"}) for number, code in enumerate(codes) if code is None]
+        phases = ["Running" if code is None else "Failed" if code else "Succeeded" for code in codes]
+        return [_pod(name, number, {"phase": phase}) for number, phase in enumerate(phases)]
+
+    def of_labels(self, selector):
+        wanted = dict(part.split("=") for part in selector.split(",")) if selector else {}
+        return [job for job in self.jobs.values() if wanted.items() <= job["metadata"]["labels"].items()]
 
 
 def _pod(name, number, status):
-    about = {
-        "name": f"{name}-node-0-{number}-abcde",
-        "namespace": NAMESPACE,
-        "creationTimestamp": "2026-01-01T00:00:00Z",
-    }
+    about = {"name": f"{name}-node-0-{number}-abcde", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    about["labels"] = {"batch.kubernetes.io/job-completion-index": str(number)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": {"containers": []}, "status": status}
 
 
@@ -174,11 +182,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _get(self, path, query):
         if path == _JOBS:
-            return self._allowed("list trainjobs") or {"items": list(self.cluster.jobs.values())}
+            return self._allowed("list trainjobs") or {
+                "items": self.cluster.of_labels(query.get("labelSelector", [""])[0])
+            }
         if path == _PODS:
             return self._allowed("list pods") or {"items": self.cluster.pods(query["labelSelector"][0])}
         if path.startswith(f"{_PODS}/") and path.endswith("/log"):
-            assert query["container"] == ["node"]
+            assert (query["container"], query["timestamps"]) == (["node"], ["True"])
             return self._allowed("get pods/log") or self._stream(path.split("/")[-2])
         name = path.removeprefix(f"{_JOBS}/")
         refused = self._allowed("get trainjobs")
@@ -186,6 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _post(self, path, query):
         assert path == _JOBS
+        assert query["fieldValidation"] == ["Strict"]  # else what the server does not know would be dropped
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         refused = self._allowed("create trainjobs")
         try:
@@ -196,8 +207,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _delete(self, path, query):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         refused = self._allowed("delete trainjobs")
+        name = path.removeprefix(f"{_JOBS}/")
+        if not refused and name not in self.cluster.jobs:
+            return _status(404, "not found")
         if not refused:
-            self.cluster.delete(path.removeprefix(f"{_JOBS}/"))
+            self.cluster.delete(name)
         return refused or _status(200, "deleted")
 
     def _allowed(self, what):
@@ -214,11 +228,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         with open(self.cluster.log(name, int(number)), "rb") as log:
-            ended = False
+            ended, count = False, 0
             while not ended:
                 ended = machine.poll() is not None
-                part = log.read()
-                if part:
+                for line in log.read().splitlines(keepends=True):
+                    part = b"2026-01-01T00:00:00.%09dZ %s" % (count := count + 1, line)
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
                 time.sleep(0.1)
         self.wfile.write(b"0\r\n\r\n")

@@ -33,20 +33,25 @@ def fetch_model(uri: str, folder: Path | str, store: ObjectStore | None = None) 
     """
     place, folder = S3Source.parse(uri), Path(folder)
     store = store or ObjectStore()
-    found = {item.key: item for item in islice(store.list(place.bucket, place.prefix), _MOST_FILES + 1)}
-    if place.prefix in found:
-        name = PurePosixPath(place.prefix).name
-        sidecar = found.get(f"{place.prefix}.json")
-        for item in (found[place.prefix], *([sidecar] if sidecar is not None else [])):
+    file = _object(store, place.bucket, place.prefix)
+    if file is not None:
+        sidecar = _object(store, place.bucket, f"{place.prefix}.json")
+        for item in (file, *([sidecar] if sidecar is not None else [])):
             store.save(place.bucket, item, folder / PurePosixPath(item.key).name)
-        return folder / name
-    inside = [item for key, item in found.items() if key.startswith(place.below)]
-    if not inside or len(found) > _MOST_FILES:
+        return folder / PurePosixPath(place.prefix).name
+    inside = list(islice(store.list(place.bucket, place.below), _MOST_FILES + 1))
+    if not 0 < len(inside) <= _MOST_FILES:
         got = f"{uri} with {'more than a hundred' if inside else 'no'} files"
         raise expected("source", "a folder of a model, or a file of one", got, "Check bucket and prefix.")
     for item in inside:
         store.save(place.bucket, item, folder / _inside(item, place))
     return folder
+
+
+def _object(store: ObjectStore, bucket: str, key: str) -> ObjectInfo | None:
+    """Returns the object of a key, or None."""
+    first = next(store.list(bucket, key), None) if key else None
+    return first if first is not None and first.key == key else None
 
 
 def push_model(source: Path | str, target: str, trust: bool = False, store: ObjectStore | None = None) -> PushReport:

@@ -144,7 +144,8 @@ class _Counting:
 async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, Refusal):
         raise error
-    return JSONResponse({"error": str(error)}, error.status, headers=error.headers)
+    said = str(error).encode("utf-8", "backslashreplace").decode()  # what a client sent may be half a character
+    return JSONResponse({"error": said}, error.status, headers=error.headers)
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:

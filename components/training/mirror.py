@@ -6,9 +6,9 @@ import logging
 import os
 import shutil
 import threading
+from contextlib import suppress
 from pathlib import Path
 
-from ..common.errors import FerryError
 from ..faces.addresses import S3Source
 from ..faces.object_store import ObjectStore
 
@@ -64,11 +64,15 @@ class Mirror:
         with self._lock:
             # Names that a checkpoint's next reader removes, should this process be killed.
             self._next, self._now = (path.with_name(f".{path.name}.{word}") for word in ("to_upload", "uploading"))
-            self._next.unlink(missing_ok=True)
             try:
-                os.link(path, self._next)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(path, self._next)
+                self._next.unlink(missing_ok=True)
+                try:
+                    os.link(path, self._next)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(path, self._next)
+            except OSError as error:
+                self._warn(error)
+                return
             self._idle.clear()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
@@ -82,21 +86,22 @@ class Mirror:
 
     def _work(self) -> None:
         while self._wake.wait():
-            with self._lock:
-                self._wake.clear()
-                if not self._next.exists():
-                    self._idle.set()
-                    continue
-                os.replace(self._next, self._now)
-            self._upload()
+            try:
+                with self._lock:
+                    self._wake.clear()
+                    if not self._next.exists():
+                        self._idle.set()
+                        continue
+                    os.replace(self._next, self._now)
+                self._store.upload(self._now, self._place.bucket, self._place.prefix)
+            except Exception as error:  # whatever it is, the training goes on, and the next one is tried
+                self._warn(error)
+            finally:
+                with suppress(OSError):
+                    self._now.unlink(missing_ok=True)
             self._wake.set()  # there may be a newer one
 
-    def _upload(self) -> None:
-        try:
-            self._store.upload(self._now, self._place.bucket, self._place.prefix)
-        except FerryError as error:
-            if not self._warned:
-                self._warned = True
-                logger.warning("The checkpoint stays on this machine. %s", error)
-        finally:
-            self._now.unlink(missing_ok=True)
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("The checkpoint stays on this machine. %s", error)

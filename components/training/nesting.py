@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ PARENT_VARIABLE = "FERRY_PARENT_RUN"
 RUN_VARIABLE = "FERRY_RUN_ID"
 """Environment variable: id of the pipeline run, which its stages share."""
 
+OUTPUT_VARIABLE = "FERRY_OUTPUT_URI"
+"""Environment variable: where the stage's model will lie, for a machine that only hands it back."""
+
 PARENT_TAG, STAGE_TAG = "mlflow.parentRunId", "ferry.stage"
 
 _KEY_TAG, _KIND_TAG = "ferry.run", "ferry.kind"
 _PLAIN = re.compile(r"[\w.\-]{1,200}", re.ASCII)
+_AGAIN_SECONDS = 0.5
 _STORES = {"minio": "minio://", "s3": "s3://", "gcs": "gs://"}
 
 
@@ -43,8 +48,9 @@ def parent_run(client: Any, uri: str = "") -> str:
     if not found:
         tags = {_KEY_TAG: key, _KIND_TAG: "pipeline"}
         made = str(client.create_run(place, tags=tags, run_name=key).info.run_id)
+        time.sleep(_AGAIN_SECONDS)  # another stage that began at the same time has made its own by then
         found = _first(client, place, key) or made
-        if found != made:  # another stage was faster
+        if found != made:
             client.delete_run(made)
     client.update_run(found, status="RUNNING")
     return found

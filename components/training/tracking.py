@@ -19,7 +19,7 @@ from typing import Any
 
 from ..common.checkpoints import local_folder
 from ..common.errors import Interrupted
-from .nesting import artifact_uri, leave_parent, nested, parent_run
+from .nesting import OUTPUT_VARIABLE, artifact_uri, leave_parent, nested, parent_run
 from .runs import connect, experiment, probe
 from .spool import Record, Spool, read_spool
 
@@ -122,7 +122,7 @@ class Tracker:
             name: What it is.
             path: Its path; one of this machine means nothing to others and is left out.
         """
-        if uri := artifact_uri(path):
+        if uri := artifact_uri(path) or os.environ.get(OUTPUT_VARIABLE, ""):
             self.tags({f"ferry.{self.stage}.{name}": uri})
 
     def spool_to(self, folder: Path | str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ...common.checkpoints import FOLDER_VARIABLE as CHECKPOINTS_VARIABLE
 from ...common.errors import expected, unknown
 from ...common.images import kind_of
+from ...faces.addresses import VARIABLES
 from ...training.launch import PROCESSES_VARIABLE, TRAINJOB_VARIABLE
 from ...training.launch.trainjob import POD_VARIABLES
 from .profile import Pod, Profile, seconds
@@ -95,7 +96,21 @@ def check_stages(profile: Profile, known: set[str]) -> None:
 
 def _may_repeat(profile: Profile, stage: str) -> bool:
     """Tells whether a stage may be started again; a training may where it finds its checkpoint on any machine."""
-    return stage not in NOT_TWICE or (stage in TRAININGS and CHECKPOINTS_VARIABLE in profile.environment)
+    return stage not in NOT_TWICE or (stage in TRAININGS and _kept_in_a_store(profile))
+
+
+def _kept_in_a_store(profile: Profile) -> bool:
+    return profile.environment.get(CHECKPOINTS_VARIABLE, "").startswith(("s3://", "minio://"))
+
+
+def _check_keys(profile: Profile, stage: str, pod: Pod) -> None:
+    """Checks that a training that needs an object store has a key: it would fail after the stages before it."""
+    several = (pod.nodes or 1) > 1
+    given = {variable for _, keys in given_to(stage, profile.secrets) for variable in keys.keys}
+    if (several or _kept_in_a_store(profile)) and not given & set(VARIABLES["access_key"]):
+        why = "has several nodes" if several else f"keeps its checkpoint in {profile.environment[CHECKPOINTS_VARIABLE]}"
+        fix = f"{stage} {why}: give it the keys of that store."
+        raise expected("secrets", f"with S3_ACCESS_KEY for {stage}", ", ".join(sorted(given)) or "none", fix)
 
 
 def _others(profile: Profile) -> dict[str, Pod]:
@@ -120,6 +135,8 @@ def apply(profile: Profile, pipeline: str, name: str, task: Any) -> None:
     pod = profile.pod(name, torch=kind != "slim")
     if pod.gpus and kind == "slim":
         raise expected(f"stages.{name}.gpus", "0", pod.gpus, "The stage has no torch; remove it.")
+    if name in TRAININGS:
+        _check_keys(profile, name, pod)
     labels = {f"{LABEL}/pipeline": pipeline, f"{LABEL}/stage": name}
     if (pod.nodes or 1) > 1:
         job = train_job(profile, name, pod, labels)

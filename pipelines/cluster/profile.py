@@ -131,10 +131,12 @@ class Trainer:
     Attributes:
         exchange: ``s3://bucket/prefix`` where a stage and its machines hand each other data and model.
         runtime: The ClusterTrainingRuntime.
+        launcher: Pod of the stage itself, which hands over the data and waits; over the profile's `default`.
     """
 
     exchange: str = ""
     runtime: str = "torch-distributed"
+    launcher: Pod = field(default_factory=Pod)
 
     def __post_init__(self) -> None:
         if self.exchange and not _EXCHANGE.fullmatch(self.exchange):
@@ -254,7 +256,10 @@ def profile_of(values: Mapping[str, Any], folder: Path) -> Profile:
         images = from_mapping(Images, _mapping("images", found["images"]), "images.")
         found["images"] = replace(images, digests=_digests(folder / images.lock) if images.lock else {})
     if "trainer" in found:
-        found["trainer"] = from_mapping(Trainer, _mapping("trainer", found["trainer"]), "trainer.")
+        given = dict(_mapping("trainer", found["trainer"]))
+        if "launcher" in given:
+            given["launcher"] = _pod(given["launcher"], "trainer.launcher.")
+        found["trainer"] = from_mapping(Trainer, given, "trainer.")
     if "environment" in found:
         given = _mapping("environment", found["environment"])
         found["environment"] = {name: _text(f"environment.{name}", value) for name, value in given.items()}

@@ -12,7 +12,12 @@ from .profile import Keys, Pod, Profile, seconds
 
 
 def image_for(profile: Profile, kind: str) -> str:
-    """Returns the image of a kind, by digest where the profile has one."""
+    """Returns the image of a kind, by digest where the profile has one.
+
+    Args:
+        profile: The profile.
+        kind: ``slim``, ``cpu`` or ``cuda``.
+    """
     return profile.images.digests.get(kind) or image(kind, profile.images.registry)  # type: ignore[arg-type]
 
 
@@ -56,8 +61,14 @@ def train_job(profile: Profile, stage: str, pod: Pod, labels: Mapping[str, str])
 
 
 def waiting(profile: Profile, pod: Pod) -> Pod:
-    """Returns the pod of a stage whose training runs elsewhere: that of a stage without torch, as long as it takes."""
-    return replace(profile.default, timeout=pod.timeout, gpus=0, nodes=None, retries=pod.retries, backoff=pod.backoff)
+    """Returns the pod of a stage whose training runs elsewhere: that of a stage without torch, as long as it takes.
+
+    Args:
+        profile: The profile.
+        pod: What each machine's pod asks for.
+    """
+    small = profile.trainer.launcher.over(profile.default)
+    return replace(small, timeout=pod.timeout, gpus=0, nodes=None, retries=pod.retries, backoff=pod.backoff)
 
 
 def _given(quantities: Mapping[str, str]) -> dict[str, str]:

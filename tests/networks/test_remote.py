@@ -78,6 +78,17 @@ def test_a_run_takes_it_from_there(request, name, tmp_path):
     assert found["digest"] == load_source(model).digest
 
 
+@pytest.mark.parametrize("beside", ["fer-2026{:04}", "fer2{:04}"])
+def test_models_beside_it_do_not_matter(own, store, tmp_path, beside):
+    (tmp_path / "x").write_text("x")
+    place = beside[3]
+    for number in range(60):
+        for name in ("a", "b"):
+            store.upload(tmp_path / "x", "models", f"{place}/{beside.format(number)}/{name}")
+    uri = push_model(own, f"s3://models/{place}/fer").uri
+    assert load_source(fetch_model(uri, tmp_path / "down")).digest == load_source(own).digest
+
+
 def test_the_state_of_a_file_is_that_of_its_sidecar_too(onnx, store):
     uri = push_model(onnx, "s3://models/state").uri
     before = state_of(uri)
@@ -99,7 +110,7 @@ def test_what_is_no_model_never_goes_up(tmp_path, store):
     ("objects", "message"),
     [
         ([], "with no files"),
-        (["other/x"], "with no files"),
+        (["many-2026/x", "many2/x"], "with no files"),
         ([f"many/{number}" for number in range(101)], "more than a hundred files"),
         (["many/../x"], "plain names"),
     ],
@@ -109,7 +120,7 @@ def test_a_prefix_that_holds_no_model_is_named(objects, message, tmp_path, monke
 
     class Listing:
         def list(self, bucket, prefix):
-            return iter([ObjectInfo(key, 1, "e") for key in objects])
+            return iter([ObjectInfo(key, 1, "e") for key in sorted(objects) if key.startswith(prefix)])
 
         def save(self, bucket, item, path):
             raise AssertionError("nothing is to be downloaded")

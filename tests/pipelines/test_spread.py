@@ -32,7 +32,10 @@ VALUES = {
     "environment": {"NCCL_DEBUG": "WARN"},
     "config_maps": {"ferry": {"keys": {"S3_ENDPOINT": "s3-endpoint"}}},
     "secrets": {
-        "ferry-s3": {"keys": {"S3_SECRET_KEY": "secret-key"}, "stages": ["pretrain", "import-target"]},
+        "ferry-s3": {
+            "keys": {"S3_SECRET_KEY": "secret-key", "S3_ACCESS_KEY": "access-key"},
+            "stages": ["pretrain", "import-target"],
+        },
         "other": {"keys": {"OTHER": "key"}, "stages": ["import-target"]},
     },
 }
@@ -81,7 +84,7 @@ def test_several_machines_are_a_trainjob_and_a_small_pod_that_waits():
     assert job.limits == {"memory": "32Gi", "nvidia.com/gpu": "4"}
     assert job.tolerations == [{"key": "nvidia.com/gpu", "operator": "Exists", "tolerationSeconds": 300}]
     assert job.labels == {"ferry/pipeline": "clup", "ferry/stage": "pretrain"}
-    assert {reference["name"] for reference in job.references} == {"S3_ENDPOINT", "S3_SECRET_KEY"}
+    assert {reference["name"] for reference in job.references} == {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
     assert job.environment == {"NCCL_DEBUG": "WARN"}
     assert (job.exchange, job.runtime) == ("s3://work/ferry", "torch-distributed")
 
@@ -110,8 +113,30 @@ def test_trainings_are_started_again_where_their_checkpoint_is_found_on_any_mach
     with pytest.raises(UserError, match=r"`stages.pretrain.retries` to be 0.*FERRY_CHECKPOINTS to s3://"):
         stage(values, "pretrain")
     kept = {**values, "environment": {"FERRY_CHECKPOINTS": "s3://faces/checkpoints"}}
+    with pytest.raises(
+        UserError, match=r"`secrets` to be with S3_ACCESS_KEY for (pretrain|fine-tune).*keeps its check"
+    ):
+        stage(kept, "pretrain")
+    kept["secrets"] = {"ferry-s3": {"keys": {"S3_ACCESS_KEY": "a", "S3_SECRET_KEY": "s"}}}
     assert stage(kept, "pretrain")[2]["retryPolicy"]["maxRetryCount"] == 3
     assert stage(kept, "fine-tune")[2]["retryPolicy"]["maxRetryCount"] == 2
     assert "retryPolicy" not in stage(kept, "register")[2]
     spread = {**VALUES, **kept, "stages": {"pretrain": {**POD, "retries": 3}}}
     assert stage(spread, "pretrain")[2]["retryPolicy"]["maxRetryCount"] == 3
+    folder = {**values, "environment": {"FERRY_CHECKPOINTS": "/checkpoints"}}  # another pod would not find it
+    with pytest.raises(UserError, match=r"`stages.pretrain.retries` to be 0"):
+        stage(folder, "pretrain")
+
+
+def test_the_pod_that_waits_has_settings_of_its_own():
+    values = {**VALUES, "trainer": {**VALUES["trainer"], "launcher": {"memory": "6Gi", "node_selector": {"a": "b"}}}}
+    container, pod, _ = stage(values, "pretrain")
+    assert container["resources"]["resourceMemoryLimit"] == "6Gi"
+    assert container["resources"]["resourceCpuRequest"] == "1"
+    assert pod["nodeSelector"]["labels"] == {"a": "b"}
+
+
+def test_several_machines_without_keys_of_the_store_are_refused():
+    values = {**VALUES, "secrets": {}}
+    with pytest.raises(UserError, match=r"`secrets` to be with S3_ACCESS_KEY for pretrain.*pretrain has several nodes"):
+        stage(values, "pretrain")

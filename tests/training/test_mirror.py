@@ -151,6 +151,26 @@ def test_while_one_is_on_its_way_only_the_newest_waits(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.pt"]
 
 
+@pytest.mark.parametrize("error", [OSError("gone"), RuntimeError("odd")])
+def test_one_upload_that_fails_does_not_end_the_next(tmp_path, caplog, error):
+    class Odd(Slow):
+        def upload(self, path, bucket, key):
+            if not self.begun.is_set():
+                self.begun.set()
+                raise error
+            self.sent.append(path.read_bytes())
+
+    store = Odd()
+    mirror = Mirror("s3://work/c.pt", store)
+    for content in (b"one", b"two"):
+        (tmp_path / "c.pt").unlink(missing_ok=True)
+        (tmp_path / "c.pt").write_bytes(content)
+        mirror.send(tmp_path / "c.pt")
+        mirror.settle()
+    assert store.sent == [b"two"]
+    assert "stays on this machine" in caplog.text
+
+
 def test_a_store_that_goes_away_stops_no_training(store, tmp_path, monkeypatch, caplog):
     def away(self, path, bucket, key):
         raise RetryableError("Expected `S3_ENDPOINT` to be reachable, but got nothing.")

@@ -11,9 +11,13 @@ from typing import Any, Protocol
 
 from ...common.errors import FerryError, Interrupted, RetryableError, TrainingDiverged, UserError, expected
 from ...common.files import read_json, write_json
+from ...common.parameters import from_mapping
 from ...common.stage import StageRecord
+from ..nesting import artifact_uri
 
 CALL_FILE = "call.json"
+PROCESS_FILES = "process-"
+"""Beginning of the names of files in which processes leave their numbers."""
 
 _PACKAGE = __name__.split(".")[0]
 _KINDS: Mapping[str, type[FerryError]] = {
@@ -39,33 +43,50 @@ class Call:
         inputs: Folders and files that it reads, by name.
         output: The folder that it makes.
         arguments: What else it is given; what JSON can hold.
+        address: Where the output will lie in the pipeline's store, for tags; empty where that is not known.
     """
 
     function: str
     inputs: Mapping[str, str]
     output: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    address: str = ""
 
     @classmethod
     def of(
         cls, work: Callable[..., None], inputs: Mapping[str, Path | str], output: Path | str, arguments: dict[str, Any]
     ) -> Call:
-        """Describes a call of a module's function."""
+        """Describes a call of a module's function.
+
+        Args:
+            work: The function.
+            inputs: What it reads, by name.
+            output: The folder that it makes.
+            arguments: What else it is given.
+        """
         there = {name: str(Path(path).absolute()) for name, path in inputs.items()}
-        return cls(f"{work.__module__}:{work.__qualname__}", there, str(Path(output).absolute()), arguments)
+        name = f"{work.__module__}:{work.__qualname__}"
+        return cls(name, there, str(Path(output).absolute()), arguments, artifact_uri(output))
 
     def save(self, folder: Path) -> None:
-        """Writes the call where :meth:`load` finds it."""
+        """Writes the call where :meth:`load` finds it.
+
+        Args:
+            folder: The folder.
+        """
         write_json(folder / CALL_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> Call:
         """Reads the call of a folder.
 
+        Args:
+            folder: The folder.
+
         Raises:
-            UserError: There is none.
+            UserError: There is none, or another version of Ferry wrote it.
         """
-        return cls(**read_json(folder / CALL_FILE, "call"))
+        return from_mapping(cls, read_json(folder / CALL_FILE, "call"), "call.")
 
     def resolve(self) -> Work:
         """Returns the function.
@@ -103,18 +124,33 @@ class Answer:
     checkpoints: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
-        """Writes the answer into the folder of the call."""
+        """Writes the answer into the folder of the call.
+
+        Args:
+            folder: The folder.
+        """
         write_json(folder / f"answer-{self.rank}.json", {**asdict(self), "ended": self.ended or time.time()})
 
 
 def answers(folder: Path) -> list[Answer]:
-    """Returns the answers in a folder, by rank."""
-    found = [Answer(**read_json(path, "answer")) for path in folder.glob("answer-*.json")]
+    """Returns the answers in a folder, by rank.
+
+    Args:
+        folder: Folder of the call.
+
+    Raises:
+        UserError: Another version of Ferry wrote one.
+    """
+    found = [from_mapping(Answer, read_json(path, "answer"), "answer.") for path in folder.glob("answer-*.json")]
     return sorted(found, key=lambda answer: answer.rank)
 
 
 def kind_of(error: BaseException) -> str:
-    """Returns how an answer names an error's class."""
+    """Returns how an answer names an error's class.
+
+    Args:
+        error: The error.
+    """
     return next((name for name, kind in reversed(list(_KINDS.items())) if isinstance(error, kind)), "Exception")
 
 
@@ -141,6 +177,15 @@ def settle(found: list[Answer], processes: int, record: StageRecord) -> None:
     first = found[0]
     record.warnings.extend(first.warnings)
     record.facts.update(first.facts)
+
+
+def has_cause(found: list[Answer]) -> bool:
+    """Tells whether an answer says what ended the others; where one does, nothing better will come.
+
+    Args:
+        found: The answers so far.
+    """
+    return any(_is_cause(answer) for answer in found)
 
 
 def _is_cause(answer: Answer) -> bool:

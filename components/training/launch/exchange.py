@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from ...faces.parallel import ordered_map
 from .calls import CALL_FILE, Call
 
 _WORKERS = 8
-_INPUTS, _OUTPUT, _ANSWERS = "inputs", "output", "answers"
+_INPUTS, _OUTPUT, _ANSWERS, _BEGUN = "inputs", "output", "answers", "begun"
 
 
 class Exchange:
@@ -51,6 +52,18 @@ class Exchange:
         replace(call, inputs=there, output=_OUTPUT).save(folder)
         self._send(files, "handing over the data")
         self._send([(folder / CALL_FILE, CALL_FILE)], "handing over the call")
+
+    def begin(self, machine: int) -> bool:
+        """Notes that a machine begins; returns False where it has begun before.
+
+        Args:
+            machine: Its number.
+        """
+        if next(self._below(f"{_BEGUN}/{machine}."), None) is not None:
+            return False
+        with tempfile.NamedTemporaryFile() as empty:
+            self._send([(Path(empty.name), f"{_BEGUN}/{machine}.")], "beginning")
+        return True
 
     def fetch_call(self, folder: Path) -> Call:
         """Downloads inputs and call.

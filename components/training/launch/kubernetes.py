@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ...common.errors import RetryableError, UserError, expected
 from .trainjob import CONTAINER, GROUP, PLURAL, VERSION
 
-_TIMEOUT = (5.0, 30.0)
+_TIMEOUT, _LOG_TIMEOUT = (5.0, 30.0), (5.0, 120.0)
+_LOOK_EVERY = 1.0
+_NOT_A_RIGHT = ("admission webhook", "exceeded quota", "violates PodSecurity", "ValidatingAdmissionPolicy")
 _JOBSET = "jobset.sigs.k8s.io/jobset-name"
 _INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -63,15 +66,38 @@ class Cluster:
     def create(self, body: dict[str, Any]) -> None:
         """Makes a TrainJob.
 
+        Args:
+            body: The object.
+
         Raises:
             UserError: A right is missing, or the cluster refuses the object.
             RetryableError: The cluster does not answer.
         """
+        # Otherwise an older Trainer would drop what it does not know: the labels that network policies go by, too.
+        how = {"field_validation": "Strict", "_request_timeout": _TIMEOUT}
         with self._translated("create", body["spec"]["trainer"]["numNodes"]):
-            self._objects.create_namespaced_custom_object(**self._where(), body=body, _request_timeout=_TIMEOUT)
+            self._objects.create_namespaced_custom_object(**self._where(), body=body, **how)
+
+    def of_labels(self, labels: Mapping[str, str]) -> list[str]:
+        """Returns the names of the TrainJobs that have certain labels.
+
+        Args:
+            labels: The labels.
+
+        Raises:
+            FerryError: As :meth:`check`.
+        """
+        selector = ",".join(f"{name}={value}" for name, value in labels.items())
+        how = {"label_selector": selector, "_request_timeout": _TIMEOUT}
+        with self._translated("list", 0):
+            found = self._objects.list_namespaced_custom_object(**self._where(), **how)
+        return [str(item["metadata"]["name"]) for item in found["items"]]
 
     def state(self, name: str) -> tuple[bool, str]:
         """Returns whether a TrainJob has ended, and why it failed; empty where it did not.
+
+        Args:
+            name: Its name.
 
         Raises:
             RetryableError: It is gone, or the cluster does not answer.
@@ -86,11 +112,19 @@ class Cluster:
         return False, ""
 
     def is_gone(self, error: Exception) -> bool:
-        """Tells whether an error of :meth:`state` means that the job was removed."""
+        """Tells whether an error of :meth:`state` means that the job was removed.
+
+        Args:
+            error: The error.
+        """
         return isinstance(error, _Gone)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, seconds: float = 0.0) -> None:
         """Removes a TrainJob with its pods; one that is gone is no error.
+
+        Args:
+            name: Its name.
+            seconds: How long to wait until its pods are gone too.
 
         Raises:
             FerryError: The cluster does not answer, or the right is missing.
@@ -101,36 +135,51 @@ class Cluster:
                 self._objects.delete_namespaced_custom_object(**self._where(), **named)
         except _Gone:
             pass
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.pods(name):
+            time.sleep(_LOOK_EVERY)
 
-    def first_pod(self, name: str) -> Any:
-        """Returns the pod of a TrainJob's first machine, or None.
+    def pods(self, name: str) -> list[Any]:
+        """Returns the pods of a TrainJob, by the number of their machine; of one that was started anew the last.
+
+        Args:
+            name: The job.
 
         Raises:
             FerryError: The cluster does not answer, or the right is missing.
         """
-        selector = f"{_JOBSET}={name},{_INDEX}=0"
+        how = {"label_selector": f"{_JOBSET}={name}", "_request_timeout": _TIMEOUT}
         with self._translated("list", 0, "pods"):
-            found = self._core.list_namespaced_pod(
-                self.namespace, label_selector=selector, _request_timeout=_TIMEOUT
-            ).items
-        return max(found, key=lambda pod: str(pod.metadata.creation_timestamp), default=None)
+            found = self._core.list_namespaced_pod(self.namespace, **how).items
+        found.sort(key=lambda pod: str(pod.metadata.creation_timestamp))
+        return [pod for _, pod in sorted({machine_of(pod): pod for pod in found}.items())]
 
     def follow_log(self, pod: str, since: int | None) -> Iterator[bytes]:
-        """Yields what a pod's container writes, as it comes.
+        """Yields what a pod's container writes, as it comes, each line with its time before it.
 
         Args:
             pod: Name of the pod.
             since: Only what it wrote in so many seconds; None for all.
 
         Raises:
-            FerryError: The cluster does not answer, or the right is missing.
+            FerryError: The cluster does not answer, or the right is missing. A machine that says nothing for minutes
+                is no error: the log ends.
         """
-        with self._translated("get", 0, "pods/log"):
-            how: dict[str, Any] = {"container": CONTAINER, "follow": True, "_preload_content": False}
-            if since is not None:
-                how["since_seconds"] = since
-            response = self._core.read_namespaced_pod_log(pod, self.namespace, **how, _request_timeout=(5.0, 120.0))
-            yield from response.stream()
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import ReadTimeoutError
+
+        how: dict[str, Any] = {"container": CONTAINER, "follow": True, "timestamps": True, "_preload_content": False}
+        if since is not None:
+            how["since_seconds"] = since
+        try:
+            with self._translated("get", 0, "pods/log"):
+                response = self._core.read_namespaced_pod_log(pod, self.namespace, **how, _request_timeout=_LOG_TIMEOUT)
+                yield from response.stream()
+        except (UserError, RetryableError) as error:
+            cause = error.__cause__
+            waits = isinstance(cause, ApiException) and cause.status == 400  # its container is not there yet
+            if not waits and not isinstance(cause, ReadTimeoutError):
+                raise
 
     def _where(self) -> dict[str, str]:
         return {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": PLURAL}
@@ -150,7 +199,11 @@ class Cluster:
 
     def _of_status(self, error: Any, verb: str, nodes: int, what: str) -> Exception:
         said = _message(error)
-        if error.status in (401, 403):
+        refused = error.status == 403 and any(words in said for words in _NOT_A_RIGHT)
+        if error.status == 400 and "unknown field" in said:
+            fix = "Install Kubeflow Trainer 2.2 or newer, or remove nodes from the profile."
+            return expected("Kubeflow Trainer", "one that knows runtimePatches", said, fix)
+        if error.status in (401, 403) and not refused:
             fix = "Give the service account of the runs the role in manifests/base/rbac.yaml."
             rule = f"allowed to {verb} {what} in namespace {self.namespace}"
             return expected("service account", rule, said, fix)
@@ -159,7 +212,7 @@ class Cluster:
             return expected("nodes", "1 on a cluster without Kubeflow Trainer", nodes, fix)
         if error.status == 404:
             return _Gone(f"Expected `{what}` to stay to its end, but got '{said}'. Somebody removed it; run it again.")
-        if error.status in (400, 409, 422):
+        if error.status in (400, 409, 422) or refused:
             fix = "Correct the profile; `kubectl get clustertrainingruntimes` lists the runtimes."
             return UserError(str(expected("TrainJob", "one that the cluster accepts", said, fix)))
         return RetryableError(f"Expected `Kubernetes` to answer, but got '{said}' ({error.status}). Run it again.")
@@ -174,6 +227,15 @@ def _message(error: Any) -> str:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
+
+
+def machine_of(pod: Any) -> int:
+    """Returns the number of the machine that a pod of a TrainJob is.
+
+    Args:
+        pod: The pod, as Kubernetes' client gives it.
+    """
+    return int((pod.metadata.labels or {}).get(_INDEX, 0))
 
 
 def _own_namespace() -> str:

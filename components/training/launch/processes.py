@@ -14,11 +14,13 @@ from pathlib import Path
 from ...common.checkpoints import note_paths
 from ...common.errors import Interrupted
 from ...common.stage import ALIVE_VARIABLE, RUNNER_VARIABLE, StageRecord
-from .calls import Answer, Call, answers, settle
+from .agent import GRACE_VARIABLE
+from .calls import PROCESS_FILES, Answer, Call, answers, settle
 
-GRACE_SECONDS = 45.0
+GRACE_SECONDS = 50.0
 """How long processes may take to write a checkpoint after an interrupt."""
 
+_LATER = 4.0
 _ALONE = ("--standalone", "--local-addr", "127.0.0.1")
 
 
@@ -61,13 +63,13 @@ def torchrun(folder: Path, options: list[str], processes: int) -> list[Answer]:
     try:
         process.wait()
     except KeyboardInterrupt:
-        _stop(process)
+        _stop(process, folder)
         found = answers(folder)
         note_paths(path for answer in found for path in answer.checkpoints)
         said = next((answer.message for answer in found if answer.kind == Interrupted.__name__), "")
         raise Interrupted(said or "The training was interrupted; run the same command again.") from None
     except BaseException:
-        _stop(process)
+        _stop(process, folder)
         raise
     return answers(folder)
 
@@ -76,15 +78,21 @@ def _environment(given: Mapping[str, str], processes: int) -> dict[str, str]:
     """Returns the environment of the processes: they share the processors, and end with this process."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(max(1, usable // processes))
-    return {"OMP_NUM_THREADS": threads, **given, RUNNER_VARIABLE: str(os.getpid()), ALIVE_VARIABLE: ""}
+    ours = {RUNNER_VARIABLE: str(os.getpid()), ALIVE_VARIABLE: "", GRACE_VARIABLE: str(int(GRACE_SECONDS))}
+    return {"OMP_NUM_THREADS": threads, **given, **ours}
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], folder: Path) -> None:
     """Ends torchrun, which ends its processes; for good after a grace."""
     with suppress(ProcessLookupError):
         process.terminate()
         try:
-            process.wait(GRACE_SECONDS)
+            process.wait(GRACE_SECONDS + _LATER)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
+    for file in folder.glob(f"{PROCESS_FILES}*"):  # they are in sessions of their own
+        number = file.read_text(encoding="utf-8")
+        with suppress(OSError):
+            if str(folder).encode() in Path("/proc", number, "cmdline").read_bytes():  # and not another one by now
+                os.kill(int(number), signal.SIGKILL)

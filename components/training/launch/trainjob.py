@@ -24,6 +24,14 @@ POD_VARIABLES: Mapping[str, str] = {
 }
 """Environment variables of a stage's pod that waits for a TrainJob, and the fields of the pod that they have."""
 
+RUN_LABEL = "ferry/run"
+"""Label of TrainJobs: the pipeline run, by which a stage that is started again finds what it has left."""
+
+_NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
+"""Where Istio adds a container to every pod, that one would keep a pod from ending."""
+
+_GRACE_SECONDS = 90
+
 CONTAINER = "node"
 """Name of the trainer's job and container, in Trainer's runtimes and in every one that it accepts."""
 
@@ -71,6 +79,9 @@ class TrainJob:
     def parse(cls, text: str) -> TrainJob:
         """Reads what :meth:`dump` wrote.
 
+        Args:
+            text: JSON.
+
         Raises:
             UserError: It is something else.
         """
@@ -98,7 +109,9 @@ class TrainJob:
             variables: Further variables, such as the id of the run.
             owner: ``name`` and ``uid`` of the pod that waits for it, and with which it goes; None for nobody.
         """
-        metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(self.labels)}
+        run = variables.get("FERRY_RUN_ID", "")
+        labels = {**self.labels, **({RUN_LABEL: run} if run else {})}
+        metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": labels}
         if owner:
             metadata["ownerReferences"] = [{"apiVersion": "v1", "kind": "Pod", **owner}]
         resources = {kind: dict(getattr(self, kind)) for kind in ("requests", "limits") if getattr(self, kind)}
@@ -123,7 +136,7 @@ class TrainJob:
 
     def _variables(self, more: Mapping[str, str]) -> list[dict[str, Any]]:
         plain = [{"name": name, "value": value} for name, value in {**self.environment, **more}.items()]
-        return plain + [_reference(given) for given in self.references]
+        return plain + [_reference(given) for given in self.references if given["name"] not in more]
 
     def _pod(self) -> dict[str, Any]:
         """Returns the patch of the pods; they keep the rules of Pod Security's profile ``restricted``."""
@@ -132,6 +145,7 @@ class TrainJob:
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
         }
         pod: dict[str, Any] = {
+            "terminationGracePeriodSeconds": _GRACE_SECONDS,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
         }
@@ -155,6 +169,6 @@ def _reference(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _patch(pod: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    template = {"metadata": {"labels": dict(labels)}, "spec": dict(pod)}
+    template = {"metadata": {"labels": {**labels, **_NO_SIDECAR}}, "spec": dict(pod)}
     job = {"name": CONTAINER, "template": {"spec": {"template": template}}}
     return {"template": {"spec": {"replicatedJobs": [job]}}}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from ...common.checkpoints import given_paths
 from ...common.errors import FerryError, Interrupted
+from ...common.files import write_text
 from ...common.stage import StageRecord, follow_runner, log_to_stderr, sigterm_interrupts
-from .calls import Answer, Call, kind_of
+from ..nesting import OUTPUT_VARIABLE
+from .calls import PROCESS_FILES, Answer, Call, kind_of
 
 
 def main(folder: str) -> int:
@@ -30,10 +32,12 @@ def main(folder: str) -> int:
         os.environ["FERRY_LOG_LEVEL"] = "ERROR"  # the first process speaks for all
     log_to_stderr()
     follow_runner()
+    write_text(Path(folder) / f"{PROCESS_FILES}{rank}", str(os.getpid()))
     record, kind, message, code = StageRecord(name="worker"), "", "", 0
     try:
         with sigterm_interrupts(), tempfile.TemporaryDirectory(prefix="ferry-rank-") as scratch:
             call = Call.load(Path(folder))
+            os.environ[OUTPUT_VARIABLE] = call.address
             output = str(Path(scratch) / "output") if rank else call.output
             call.resolve()(call.inputs, output, record, **call.arguments)
     except FerryError as error:

@@ -12,10 +12,8 @@ from ferry.networks import Architecture, build_classifier, build_encoder, save_m
 SMALL = {"name": "resnet10", "width": 4, "input_size": 16}
 
 
-@pytest.fixture(scope="session")
-def inputs(tmp_path_factory):
-    """What fine-tuning reads."""
-    folder = tmp_path_factory.mktemp("inputs")
+def make_inputs(folder):
+    """Makes what fine-tuning reads; returns the folders by name."""
     render_faces(folder / "labelled", 70, "shaded", 0, size=16, splits={"train": 1.0})
     drop_labels(folder / "labelled", folder / "target")
     keys = open_unlabelled(folder / "target").keys
@@ -25,6 +23,11 @@ def inputs(tmp_path_factory):
     save_model(build_classifier(Architecture(**SMALL), EXPRESSIONS, seed=3), folder / "source", method="x", lineage={})
     save_model(build_encoder(Architecture(**SMALL), 5), folder / "pretrained", method="swav", lineage={})
     return {name: folder / name for name in ("target", "source", "pretrained", "labels")}
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from ferry.adaptation.stage import fine_tuning_stage
-from ferry.common.errors import FerryError, Interrupted, RetryableError, UserError
+from ferry.common.errors import Interrupted, RetryableError, UserError
 from ferry.faces.addresses import ObjectStoreConfig
 from ferry.faces.object_store import ObjectStore
 from ferry.networks.trained import load_training
 from ferry.training.launch import cluster as module
+from ferry.training.launch.calls import Answer
+from ferry.training.launch.logs import JobLogs
 from ferry.training.launch.trainjob import TrainJob
 from minio import Minio
 
@@ -49,6 +51,7 @@ def cluster(store, address, tmp_path, monkeypatch):
         monkeypatch.setenv("FERRY_TRAINJOB", job().dump())
         monkeypatch.setenv("FERRY_RUN_ID", "run-7")
         monkeypatch.setattr(module, "_LOOK_EVERY", 0.2)
+        monkeypatch.setattr("ferry.training.launch.kubernetes._LOOK_EVERY", 0.1)
         yield found
 
 
@@ -95,12 +98,15 @@ def test_the_object_fits_trainers_schema_and_says_what_it_should():
     assert spec["activeDeadlineSeconds"] == 3600
     (replicated,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     template = replicated["template"]["spec"]["template"]
-    assert template["metadata"]["labels"] == {"ferry/pipeline": "clup", "ferry/stage": "fine-tune"}
+    labels = {"ferry/pipeline": "clup", "ferry/stage": "fine-tune", "sidecar.istio.io/inject": "false"}
+    assert template["metadata"]["labels"] == labels
+    assert body["metadata"]["labels"]["ferry/run"] == "r"
     pod = template["spec"]
     assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert pod["volumes"] == [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}}]
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
     assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["terminationGracePeriodSeconds"] == 90
     assert "secret" not in str([entry.get("value") for entry in spec["trainer"]["env"]])
 
 
@@ -154,6 +160,7 @@ def test_what_is_wrong_on_the_machines_is_said_as_on_this_one(cluster, store, in
     with pytest.raises(UserError, match="Expected `batch_size` to be at least 4: 4 process"):
         fine_tuning_stage(inputs, tmp_path / "out", record, **{**CHOICES, "batch_size": 3})
     assert cluster.removed == []  # it is kept for its pods' logs
+    assert cluster.restarts == {}  # a machine that has answered ends well, whatever it answered
     assert left(store) == []
     assert not (tmp_path / "out").exists()
 
@@ -167,9 +174,11 @@ def test_a_machine_that_dies_ends_the_stage(cluster, store, inputs, tmp_path, re
 
     killer = threading.Thread(target=kill)
     killer.start()
-    with pytest.raises(FerryError, match=r"ended without a word \(process 1 of 2"):
+    with pytest.raises(RetryableError, match=r"machine 1 of the TrainJob started anew: its node or its memory went"):
         fine_tuning_stage(inputs, tmp_path / "out", record, **LONG)
     killer.join()
+    assert sum(cluster.restarts.values()) == 1  # it was started anew once, and did not train
+    assert left(store) == []
 
 
 def interrupt(condition):
@@ -196,6 +205,93 @@ def test_an_interrupted_stage_removes_its_job(cluster, store, inputs, tmp_path, 
     assert "Unschedulable: no GPU is free" in caplog.text
 
 
+@pytest.mark.slow
+def test_an_interrupted_stage_leaves_nothing_although_its_machines_still_end(cluster, store, inputs, tmp_path, record):
+    interrupt(lambda: any(b"epoch 1 of" in cluster.log(name, 0).read_bytes() for name in cluster.machines))
+    with pytest.raises(Interrupted):
+        fine_tuning_stage(inputs, tmp_path / "out", record, **LONG)
+    (machines,) = cluster.machines.values()
+    assert [machine.poll() for machine in machines] == [75, 75]
+    assert left(store) == []
+
+
+def test_a_stage_that_is_started_again_removes_what_its_earlier_pod_left(
+    cluster, store, inputs, tmp_path, record, monkeypatch
+):
+    left_one = job().body(
+        "ferry-fine-tune-old", "faces", "s3://work/exchange/ferry-fine-tune-old", {"FERRY_RUN_ID": "run-7"}, None
+    )
+    of_another = job().body("ferry-fine-tune-other", "faces", "s3://work/x", {"FERRY_RUN_ID": "run-8"}, None)
+    cluster.pending = True
+    cluster.create(left_one)
+    cluster.create(of_another)
+    (tmp_path / "x").write_text("x")
+    store.upload(tmp_path / "x", "work", "exchange/ferry-fine-tune-old/inputs/x")
+    cluster.refusals["create trainjobs"] = (503, "because")
+    with pytest.raises(RetryableError):
+        fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
+    assert "ferry-fine-tune-old" in cluster.removed
+    assert list(cluster.jobs) == ["ferry-fine-tune-other"]
+    assert left(store) == []
+
+
+def test_an_older_trainer_is_named(cluster, store, inputs, tmp_path, record):
+    said = 'strict decoding error: unknown field "spec.runtimePatches"'
+    cluster.refusals["create trainjobs"] = (400, said)
+    with pytest.raises(UserError, match=r"`Kubeflow Trainer` to be one that knows runtimePatches.*2\.2 or newer"):
+        fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
+
+
+def test_a_machine_that_failed_ends_a_job_whose_others_wait_for_it(
+    cluster, store, inputs, tmp_path, record, monkeypatch
+):
+    """As with NCCL, where they would wait for many minutes."""
+    monkeypatch.setattr(module, "_ANSWERS_EVERY", 0.1)
+    monkeypatch.setattr(module, "_AFTER_A_FAILURE", 0.5)
+    cluster.pending = True
+
+    def answer():
+        wait_for(lambda: cluster.jobs)
+        (name,) = cluster.jobs
+        Answer(1, "UserError", "Expected `x` to be y.").save(tmp_path)
+        store.upload(tmp_path / "answer-1.json", "work", f"exchange/{name}/answers/answer-1.json")
+
+    threading.Thread(target=answer, daemon=True).start()
+    with pytest.raises(UserError, match="Expected `x` to be y"):
+        fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
+    assert len(cluster.removed) == 1  # it was still running
+    assert left(store) == []
+
+
+def test_the_plugins_run_is_handed_on_with_its_server(monkeypatch):
+    monkeypatch.setenv("MLFLOW_RUN_ID", "r")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://plugin:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "secret")
+    reference = {"name": "MLFLOW_TRACKING_URI", "config_map": "ferry", "key": "uri"}
+    body = job(references=[reference]).body("x", "f", "u", module._variables(), None)
+    trainer.check({**body, "metadata": {"name": "x"}})
+    variables = {entry["name"]: entry.get("value") for entry in body["spec"]["trainer"]["env"]}
+    assert variables["MLFLOW_TRACKING_URI"] == "http://plugin:5000"
+    assert variables["MLFLOW_RUN_ID"] == "r"
+    assert "MLFLOW_TRACKING_TOKEN" not in variables
+
+
+def test_lines_that_the_cluster_tells_again_are_not_copied_again(capsys, monkeypatch):
+    first = b"2026-01-01T00:00:01.5Z one\n2026-01-01T00:00:01.50000002Z two\n2026-01-01T00:00:02Z thr"
+    again = b"2026-01-01T00:00:01.50000002Z two\n2026-01-01T00:00:02Z three\n2026-01-01T00:00:02Z four\n"
+
+    class Told:
+        parts = iter([[first[:30], first[30:68]], [again]])
+
+        def follow_log(self, pod, since):
+            return iter(next(self.parts))
+
+    logs = JobLogs(Told(), "job")
+    logs._follow("pod")
+    logs._follow("pod")
+    assert capsys.readouterr().err == "one\ntwo\nthree\nfour\n"
+
+
 def test_a_job_that_somebody_removes_ends_the_stage(cluster, store, inputs, tmp_path, record):
     cluster.pending = True
 
@@ -219,6 +315,7 @@ def test_a_job_that_somebody_removes_ends_the_stage(cluster, store, inputs, tmp_
         ),
         ("list trainjobs", 403, UserError, r"allowed to list trainjobs.*in namespace faces.*manifests/base/rbac\.yaml"),
         ("create trainjobs", 403, UserError, r"allowed to create trainjobs"),
+        ("create trainjobs", 403, UserError, r"`TrainJob` to be one that the cluster accepts"),
         ("create trainjobs", 422, UserError, r"`TrainJob` to be one that the cluster accepts, but got 'because'"),
         ("create trainjobs", 503, RetryableError, r"`Kubernetes` to answer, but got 'because' \(503\)"),
     ],
@@ -226,7 +323,8 @@ def test_a_job_that_somebody_removes_ends_the_stage(cluster, store, inputs, tmp_
 def test_refusals_are_said_before_anything_is_left_behind(
     cluster, store, inputs, tmp_path, record, verb, status, kind, message
 ):
-    cluster.refusals[verb] = (status, "because")
+    webhook = "TrainJob" in message and status == 403
+    cluster.refusals[verb] = (status, "admission webhook denied the request" if webhook else "because")
     with pytest.raises(kind, match=message):
         fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
     assert left(store) == []

@@ -38,16 +38,16 @@ def largest_difference(one, other):
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
-def training(folder):
-    """Returns the processes that train for a stage whose launch folders lie below a folder."""
+def training(folder, what="worker"):
+    """Returns the processes that train for a stage whose launch folders lie below a folder, or start those."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
             command = (place / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        trains = "ferry.training.launch.worker" in command and "ferry.training.launch.agent" not in command
-        if trains and any(word.startswith(str(folder)) for word in command):
+        modules = [word for word in command if word.startswith("ferry.training.launch.")]
+        if modules and modules[0].endswith(what) and any(word.startswith(str(folder)) for word in command):
             found.append(int(place.name))
     return found
 
@@ -125,6 +125,28 @@ def test_a_process_that_is_killed_ends_the_others(inputs, tmp_path, record, monk
     killer.join()
     assert not training(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_processes_that_do_not_end_are_ended_for_good(inputs, tmp_path, record, monkeypatch):
+    from ferry.common.errors import Interrupted
+    from ferry.training.launch import processes
+
+    monkeypatch.setenv("FERRY_PROCESSES", "2")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(processes, "_LATER", 1.0)
+
+    def stop():
+        wait_for(lambda: len(training(tmp_path)) == 2)
+        wait_for(lambda: len(list(tmp_path.glob("ferry-launch-*/process-*"))) == 2)
+        for number in (*training(tmp_path), *training(tmp_path, "agent")):
+            os.kill(number, signal.SIGSTOP)  # deaf to everything but SIGKILL
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(Interrupted):
+        fine_tuning_stage(inputs, tmp_path / "out", record, **LONG)
+    wait_for(lambda: not training(tmp_path), 10)
 
 
 STAGE = """

@@ -73,6 +73,7 @@ def seaweed(access_key: str, secret_key: str, bucket: str) -> Iterator[str]:
         command = [binary, f"-logdir={place}", "server", f"-dir={place / 'data'}", "-ip=127.0.0.1"]
         command += ["-ip.bind=127.0.0.1", "-s3", f"-s3.config={place / 's3.json'}"]
         command += ["-volume.max=300", "-master.volumeSizeLimitMB=64"]
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # fixed ports, of which a second server would die
         command += [f"-{option}={port}" for option, port in ports.items()]
         with open(place / "weed.log", "wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place)
@@ -91,6 +92,35 @@ def seaweed(access_key: str, secret_key: str, bucket: str) -> Iterator[str]:
             for port in ports.values():
                 for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                     left.unlink()
+
+
+@contextmanager
+def minio(access_key: str, secret_key: str, bucket: str) -> Iterator[str]:
+    """A MinIO server, where there is one on PATH, that has a bucket; yields its address.
+
+    Raises:
+        Missing: There is none, or it does not start.
+    """
+    binary = shutil.which("minio")
+    if binary is None:
+        raise Missing("no `minio` program on PATH")
+    port, console = free_ports(2)
+    with tempfile.TemporaryDirectory(prefix="minio-", ignore_cleanup_errors=True) as name:
+        place = Path(name)
+        command = [binary, "server", str(place / "data"), "--address", f"127.0.0.1:{port}"]
+        command += ["--console-address", f"127.0.0.1:{console}"]
+        environment = {**os.environ, "MINIO_ROOT_USER": access_key, "MINIO_ROOT_PASSWORD": secret_key, "HOME": name}
+        with open(place / "minio.log", "wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=place, env=environment)
+        try:
+            client = Minio(endpoint=f"127.0.0.1:{port}", access_key=access_key, secret_key=secret_key, secure=False)
+            reason = _wait_until_writable(client, bucket, process, place / "minio.log")
+            if reason:
+                raise Missing(f"the `minio` server did not start: {reason}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_writable(client: Minio, bucket: str, process: subprocess.Popen, log: Path) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import expected
+from ..common.errors import UserError, expected
 from ..common.parameters import convert
 
 VARIABLES: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +28,10 @@ VARIABLES: Mapping[str, tuple[str, ...]] = {
 }
 """Environment variables by setting, the first that is set wins."""
 _EXAMPLE = "Set it to host:port, such as minio.example.org:9000, or s3.amazonaws.com for AWS."
+
+
+class Refused(UserError):
+    """The store refuses everything, not one object: a wrong or expired key, a wrong bucket or region, a wrong clock."""
 
 
 @dataclass(frozen=True)

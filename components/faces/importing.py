@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from ..common.errors import RetryableError, UserError, expected
 from ..common.progress import progress
+from .addresses import Refused
 from .decode import Limits, Prepared, SkippedImage, prepare, prepare_pixels
 from .duplicates import check_overlap, write_duplicates
 from .parallel import default_workers, ordered_map
@@ -31,7 +32,7 @@ DUPLICATES_FILE = "duplicates.csv"
 
 _EXAMPLES = 20
 _HOPELESS = 1000  # so many faces skipped from the start, and not one read: the rest will not be better
-_REMOTE_WORKERS = 16  # threads that mostly wait for a network
+_REMOTE_WORKERS = 4  # at least: threads that decode, and fetch what is too large to be fetched ahead
 
 
 def import_faces(
@@ -85,7 +86,7 @@ def import_faces(
     run = _Import(config, labelled, classes, output)
     shuffle = labelled and classes is None
     with FacesWriter(output, classes=classes, provenance=provenance, overwrite=overwrite, shuffle=shuffle) as writer:
-        run.stream(faces, writer, config.workers or (_REMOTE_WORKERS if remote else 0))
+        run.stream(faces, writer, config.workers or (max(_REMOTE_WORKERS, default_workers()) if remote else 0))
         repeats = run.settle(writer)
         writer.provenance.update(run.counts(repeats))
     return run.report(read_back(writer), reader.name, repeats, time.monotonic() - started)
@@ -330,7 +331,7 @@ def _reader(layout: str | Reader, source: Path | str) -> Reader:
 def _load(face: RawFace) -> bytes:
     try:
         return face.load()
-    except RetryableError:
+    except (RetryableError, Refused):
         raise
     except UserError as error:
         raise SkippedImage("cannot be read", str(error)) from None

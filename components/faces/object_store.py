@@ -9,13 +9,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree.ElementTree import ParseError
 
 import certifi
-import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error, ServerError
@@ -23,14 +25,30 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError, Respo
 
 from ..common.errors import RetryableError, UserError, expected
 from ..common.files import atomic_file
-from .addresses import ObjectInfo, ObjectStoreConfig
+from .addresses import ObjectInfo, ObjectStoreConfig, Refused
+from .connections import connections
+from .downloads import Downloads, Stalled, Unusual
+from .parallel import begin
 
 T = TypeVar("T")
 
 _SHA256 = "sha256"
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
+_STALLS = 2
 _CONNECTIONS = 32
+_PAGE = 1000
+
+# Seconds. Whatever a store does, people read what is wrong within half a minute.
+_PATIENCE = 27.0  # for the first answer of all, and for a page of a listing
+_CONNECT = 4.0
+_FIRST_READ = 12.0
+_READ = 20.0  # a store may think about what it was sent; this one is not repeated
+_STALL = 8.0  # a download without progress, which is begun anew once
+_PAUSE = 0.2
+_URL_LIFE = timedelta(minutes=15)
+
+_MOST_UNUSUAL = 3
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _RETRY_CODES = ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout", "OperationAborted")
 _ADVICE: Mapping[str, tuple[str, str]] = {
@@ -47,8 +65,8 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
 class ObjectStore:
     """An S3-compatible store.
 
-    The first request to a bucket has short timeouts: a store that cannot be reached is reported within half a minute.
-    Later ones wait for slow answers, and transfers that fail are repeated. Safe to use from several threads.
+    A store that cannot be reached or stops answering is reported within half a minute. Transfers that broke off or came
+    damaged are repeated. Safe to use from several threads.
 
     Args:
         config: Where the store is; from the environment by default.
@@ -56,7 +74,9 @@ class ObjectStore:
 
     def __init__(self, config: ObjectStoreConfig | None = None) -> None:
         self.config = config or ObjectStoreConfig.from_environment()
-        self._client = self._connect(connect=5, read=30, retries=2)
+        self._client = self._connect(_READ, repeats=2)
+        self._downloads = Downloads(self._authorities(), _CONNECT, _STALL)
+        self._unusual = 0
         self._reached: set[str] = set()
         self._lock = threading.Lock()
 
@@ -70,16 +90,16 @@ class ObjectStore:
         with self._lock:
             if bucket in self._reached:
                 return
-            client = self._connect(connect=4, read=9, retries=1)
+            client = self._connect(_FIRST_READ, repeats=1)
             try:
                 with self._translated(f"bucket {bucket}"):
-                    next(iter(client.list_objects(bucket_name=bucket)), None)
+                    self._awaited(begin(lambda: next(iter(client.list_objects(bucket_name=bucket)), None)))
             except _NoRight:
                 pass  # keys may be good for single objects and not for listings: the next request will tell
             self._reached.add(bucket)
 
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ObjectInfo]:
-        """Yields the objects under a prefix in the order of their keys, page by page.
+        """Yields the objects under a prefix in the order of their keys; the next page is fetched meanwhile.
 
         Args:
             bucket: The bucket.
@@ -92,8 +112,13 @@ class ObjectStore:
         self.check(bucket)
         with self._translated(f"bucket {bucket}"):
             where = {"bucket_name": bucket, "prefix": prefix, "start_after": start_after or None}
-            for item in self._client.list_objects(recursive=True, **where):
-                yield _info(item)
+            found = map(_info, self._client.list_objects(recursive=True, **where))
+            page = self._awaited(begin(lambda: [*islice(found, _PAGE)]))
+            while page:
+                yield page[0]  # whoever wants only this one must not pay for another page
+                following = begin(lambda: [*islice(found, _PAGE)]) if len(page) == _PAGE else None
+                yield from page[1:]
+                page = self._awaited(following) if following else []
 
     def get(self, bucket: str, item: ObjectInfo | str) -> bytes:
         """Returns the content of an object; length and, where it is known, MD5 are checked.
@@ -178,15 +203,11 @@ class ObjectStore:
             got = f"{left[0].code} for {left[0].name}"
             raise expected(self.config.variable("access_key"), rule, got, fix)
 
-    def _connect(self, connect: float, read: float, retries: int) -> Minio:
-        config = self.config
-        pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=connect, read=read),
-            retries=urllib3.Retry(total=retries, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504)),
-            maxsize=_CONNECTIONS,
-            cert_reqs="CERT_REQUIRED",
-            ca_certs=config.ca or os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        )
+    def _authorities(self) -> str:
+        return self.config.ca or os.environ.get("SSL_CERT_FILE") or certifi.where()
+
+    def _connect(self, read: float, repeats: int) -> Minio:
+        config, pool = self.config, connections(self._authorities(), _CONNECT, read, repeats, _CONNECTIONS)
         names = ("access_key", "secret_key", "session_token", "region")
         given = {name: getattr(config, name) or None for name in names}
         try:
@@ -202,32 +223,71 @@ class ObjectStore:
         return self._attempted(f"object {bucket}/{wanted.key}", lambda: use(self._chunks(bucket, wanted)))
 
     def _attempted(self, what: str, transfer: Callable[[], T]) -> T:
-        attempt = 1
+        attempt, stalls = 1, 0
         while True:
             try:
                 with self._translated(what):
                     return transfer()
-            except _BrokenTransfer:
-                if attempt == _ATTEMPTS:
+            except _BrokenTransfer as error:
+                stalls += isinstance(error, _StalledTransfer)
+                if attempt == _ATTEMPTS or stalls == _STALLS:
                     raise
-                time.sleep(0.2 * attempt)
+                time.sleep(_PAUSE * attempt)
                 attempt += 1
 
-    def _chunks(self, bucket: str, wanted: ObjectInfo) -> Iterator[bytes]:
-        headers = {"If-Match": f'"{wanted.etag}"'} if wanted.etag else None
-        response = self._client.get_object(bucket_name=bucket, object_name=wanted.key, request_headers=headers)
-        md5, length = hashlib.md5(usedforsecurity=False), 0
+    def _awaited(self, answer: Future[T]) -> T:
+        """Returns a result that other threads wait for: name servers and drops of an answer know no time limit."""
         try:
-            for chunk in response.stream(_CHUNK):
-                md5.update(chunk)
-                length += len(chunk)
-                yield chunk
+            return answer.result(_PATIENCE)
+        except TimeoutError as error:
+            name = self.config.variable("endpoint")
+            raise RetryableError(
+                f"Expected `{name}` to answer within {_PATIENCE:g} s, but got no whole answer from "
+                f"{self.config.endpoint}. Check the address and the network, then run the same command again."
+            ) from error
+
+    @contextmanager
+    def _opened(self, bucket: str, wanted: ObjectInfo) -> Iterator[tuple[Mapping[str, str], Iterable[bytes]]]:
+        """Asks for an object; gives the headers, names in lower case, and the content piece by piece."""
+        headers = {"If-Match": f'"{wanted.etag}"'} if wanted.etag else {}
+        named: dict[str, Any] = {"bucket_name": bucket, "object_name": wanted.key}
+        if self._unusual < _MOST_UNUSUAL:
+            try:
+                answer = self._downloads.get(self._client.presigned_get_object(**named, expires=_URL_LIFE), headers)
+            except OSError:
+                unusual = 0  # the general client tries again, or knows what to say
+            except Unusual:
+                unusual = 1
+            else:
+                self._unusual = 0
+                yield answer.headers, answer
+                return
+        else:
+            unusual = 0
+        response = self._awaited(begin(lambda: self._client.get_object(**named, request_headers=dict(headers))))
+        self._unusual += unusual  # this way works and the other does not: some stores refuse signed addresses
+        try:
+            yield {name.lower(): value for name, value in response.headers.items()}, response.stream(_CHUNK)
         finally:
             response.close()
             response.release_conn()
-        promised = wanted.size if wanted.size >= 0 else int(response.headers.get("Content-Length", length))
-        etag = response.headers.get("ETag", "").strip('"')
-        encrypted = any(name.lower().startswith("x-amz-server-side-encryption") for name in response.headers)
+
+    def _chunks(self, bucket: str, wanted: ObjectInfo) -> Iterator[bytes]:
+        md5, length = hashlib.md5(usedforsecurity=False), 0
+        with self._opened(bucket, wanted) as (headers, content):
+            try:
+                for chunk in content:
+                    md5.update(chunk)
+                    length += len(chunk)
+                    yield chunk
+            except OSError as error:
+                got = f"{length} bytes and then '{error}'"
+                raise _BrokenTransfer(
+                    f"Expected `object {bucket}/{wanted.key}` to arrive whole, but got {got}. Run it again."
+                ) from error
+        promised = wanted.size if wanted.size >= 0 else int(headers.get("content-length", length))
+        etag = headers.get("etag", "").strip('"')
+        encrypted = any(name.startswith("x-amz-server-side-encryption") for name in headers)
         damaged = bool(_MD5.fullmatch(etag)) and not encrypted and md5.hexdigest() != etag
         if length != promised or damaged:
             got = f"{length} bytes with MD5 {md5.hexdigest()}"
@@ -244,7 +304,11 @@ class ObjectStore:
             raise self._of_code(error, what) from error
         except (InvalidResponseError, ServerError, ParseError) as error:
             raise self._no_store(error) from error
-        except (ProtocolError, ReadTimeoutError) as error:
+        except Stalled as error:
+            raise _StalledTransfer(self._silent(what)) from error
+        except ReadTimeoutError as error:
+            raise RetryableError(self._silent(what)) from error
+        except ProtocolError as error:
             raise _BrokenTransfer(f"Expected `{what}` to arrive whole, but got {error}. Run it again.") from error
         except HTTPError as error:
             raise self._of_network(error) from error
@@ -261,16 +325,23 @@ class ObjectStore:
         if code == "PreconditionFailed":
             return RetryableError(f"Expected `{what}` to stay as it was listed, but it was replaced. Run it again.")
         if code in ("NoSuchBucket", "InvalidBucketName"):
-            return expected(what, "an existing bucket", code, f"Check the URI and {self.config.variable('endpoint')}.")
+            fix = f"Check the URI and {self.config.variable('endpoint')}."
+            return Refused(str(expected(what, "an existing bucket", code, fix)))
         if code == "NoSuchKey":
             return expected(what, "an existing object", code, "Check the key; it may have been deleted.")
         if code == "RequestTimeTooSkewed":
-            return expected("clock", "right", code, "Set this machine's clock.")
+            return Refused(str(expected("clock", "right", code, "Set this machine's clock.")))
         setting, rule = _ADVICE.get(code, ("endpoint", f"a store that accepts requests for {what}"))
         advice = f"The store at {self.config.endpoint} answered so for {what}. Correct the variable."
         advice += "" if self.config.access_key else " S3_ACCESS_KEY and S3_SECRET_KEY are not set."
-        kind = _NoRight if code == "AccessDenied" else UserError
+        kind = _NoRight if code == "AccessDenied" else Refused if code in _ADVICE else UserError
         return kind(str(expected(self.config.variable(setting), rule, code, advice)))
+
+    def _silent(self, what: str) -> str:
+        return (
+            f"Expected `{self.config.variable('endpoint')}` to go on answering, but got nothing for too long from "
+            f"{self.config.endpoint} for {what}. Run the same command again."
+        )
 
     def _no_store(self, error: Exception) -> Exception:
         name, status = self.config.variable("endpoint"), getattr(error, "status_code", 0) or getattr(error, "_code", 0)
@@ -296,6 +367,10 @@ class ObjectStore:
 
 class _BrokenTransfer(RetryableError):
     """A transfer that is worth repeating at once."""
+
+
+class _StalledTransfer(_BrokenTransfer):
+    """A transfer that stood still: repeated once, because people wait."""
 
 
 class _NoRight(UserError):

@@ -256,10 +256,10 @@ def profile_of(values: Mapping[str, Any], folder: Path) -> Profile:
         images = from_mapping(Images, _mapping("images", found["images"]), "images.")
         found["images"] = replace(images, digests=_digests(folder / images.lock) if images.lock else {})
     if "trainer" in found:
-        given = dict(_mapping("trainer", found["trainer"]))
-        if "launcher" in given:
-            given["launcher"] = _pod(given["launcher"], "trainer.launcher.")
-        found["trainer"] = from_mapping(Trainer, given, "trainer.")
+        trainer = dict(_mapping("trainer", found["trainer"]))
+        if "launcher" in trainer:
+            trainer["launcher"] = _pod(trainer["launcher"], "trainer.launcher.")
+        found["trainer"] = from_mapping(Trainer, trainer, "trainer.")
     if "environment" in found:
         given = _mapping("environment", found["environment"])
         found["environment"] = {name: _text(f"environment.{name}", value) for name, value in given.items()}

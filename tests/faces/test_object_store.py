@@ -4,25 +4,27 @@ import errno
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from ferry.common.errors import RetryableError, UserError
-from ferry.faces.addresses import ObjectInfo, ObjectStoreConfig, S3Source
-from ferry.faces.object_store import ObjectStore
+from ferry.faces import open_faces, render_faces
+from ferry.faces.addresses import VARIABLES, ObjectInfo, ObjectStoreConfig, S3Source
+from ferry.faces.object_store import _ADVICE, ObjectStore
 from ferry.faces.readers import reader
 from ferry.faces.readers.s3 import S3FlatReader, S3Reader
 from ferry.faces.readers.sync import synchronise
 from minio import Minio
 
 from .. import servers
-
-SECRET = "do-not-print-this"
+from .stores import ERROR, SECRET, answering, store_at
+from .stores import listing as listed
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,14 @@ def test_a_wrong_configuration_names_the_variable(variables, message):
         config(**variables)
 
 
+def test_the_documentation_has_every_name_and_every_refusal():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "object-store.md").read_text(encoding="utf-8")
+    for names in VARIABLES.values():
+        assert "| " + ", ".join(f"`{name}`" for name in names) + " |" in page
+    for code in (*_ADVICE, "RequestTimeTooSkewed"):
+        assert f"`{code}`" in page
+
+
 def test_an_endpoint_with_a_path_is_refused():
     with pytest.raises(UserError, match=r"`S3_ENDPOINT` to be host:port without a path"):
         ObjectStore(ObjectStoreConfig("http://h:9000/minio"))
@@ -178,29 +188,39 @@ def test_listing_is_sorted_and_goes_on_behind_a_key(store, bucket, tmp_path):
     assert [item.key for item in store.list(bucket)] == ["p/a", "p/b/x", "p/c", "q"]
 
 
-def test_listing_reads_page_by_page():
-    pages = {"": ("a", "b", "next"), "next": ("c", "d", "")}
+def test_listing_reads_one_page_ahead_and_only_for_those_who_go_on():
     asked = []
 
     def answer(handler):
-        token = parse_qs(urlsplit(handler.path).query).get("continuation-token", [""])[0]
+        token = parse_qs(urlsplit(handler.path).query).get("continuation-token", ["0"])[0]
         asked.append(token)
-        *keys, following = pages[token]
-        entries = "".join(f'<Contents><Key>{key}</Key><Size>1</Size><ETag>"e"</ETag></Contents>' for key in keys)
-        rest = f"<NextContinuationToken>{following}</NextContinuationToken>" if following else ""
-        more = "true" if following else "false"
-        body = f"<ListBucketResult><Name>b</Name><IsTruncated>{more}</IsTruncated>{rest}{entries}</ListBucketResult>"
-        handler.reply(200, body.encode())
+        number = int(token)
+        following = str(number + 1) if number < 2 else ""
+        size = 1000 if following else 7
+        contents = [(f"{number}/{index:03d}", 1) for index in range(size)]
+        handler.reply(200, listed(contents, "e" * size, following))
 
     with answering(answer) as endpoint:
         store = store_at(endpoint)
         store.check("bucket")
         asked.clear()
         listing = store.list("bucket")
-        assert next(listing) == ObjectInfo("a", 1, "e")
-        assert asked == [""]
-        assert [item.key for item in listing] == ["b", "c", "d"]
-        assert asked == ["", "next"]
+        assert next(listing) == ObjectInfo("0/000", 1, "e")
+        time.sleep(0.2)
+        assert asked == ["0"]
+        next(listing)
+        wait_until(lambda: asked == ["0", "1"])
+        time.sleep(0.2)
+        assert asked == ["0", "1"]
+        assert len(list(listing)) == 2005
+        assert asked == ["0", "1", "2"]
+
+
+def wait_until(true, seconds=10):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_content_comes_back_and_is_saved_whole(store, bucket, tmp_path):
@@ -246,48 +266,13 @@ def test_an_object_that_was_replaced_is_worth_a_retry(store, bucket, tmp_path):
 LISTING = b"""<?xml version="1.0"?><ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated>
 <Contents><Key>k</Key><Size>4</Size><ETag>"%s"</ETag><LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>
 </ListBucketResult>"""
-ERROR = "<?xml version='1.0'?><Error><Code>{}</Code><Message>m</Message></Error>"
-
-
-@contextmanager
-def answering(answer):
-    """A server that hands every GET to `answer(handler)`."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            answer(self)
-
-        def log_message(self, *arguments):
-            pass
-
-        def reply(self, status, body, kind="application/xml", **headers):
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            headers.setdefault("Content_Length", len(body))
-            for name, value in headers.items():
-                self.send_header(name.replace("_", "-"), value)
-            self.end_headers()
-            self.wfile.write(body)
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}"
-    finally:
-        running.shutdown()
-        running.server_close()
-
-
-def store_at(endpoint):
-    return ObjectStore(ObjectStoreConfig(endpoint, "AKIA", SECRET, region="us-east-1"))
 
 
 @pytest.mark.parametrize(
     ("code", "status", "variable"),
     [
         ("InvalidAccessKeyId", 403, "S3_ACCESS_KEY"),
+        ("InvalidToken", 400, "S3_SESSION_TOKEN"),
         ("SignatureDoesNotMatch", 403, "S3_SECRET_KEY"),
         ("ExpiredToken", 400, "S3_SESSION_TOKEN"),
         ("AuthorizationHeaderMalformed", 400, "S3_REGION"),
@@ -299,6 +284,7 @@ def test_refusals_name_the_variable_and_no_secret(code, status, variable):
     refusal = ERROR.format(code).encode()
     with answering(lambda handler: handler.reply(status, refusal)) as endpoint, pytest.raises(UserError) as error:
         store_at(endpoint).check("bucket")
+    assert error.value.exit_code == 2
     assert f"`{variable}`" in str(error.value)
     assert code in str(error.value)
     assert SECRET not in str(error.value)
@@ -423,7 +409,7 @@ def test_a_store_that_never_answers_is_reported_within_half_a_minute():
         silent.listen()
         store = store_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
-        with pytest.raises(RetryableError, match="ReadTimeoutError"):
+        with pytest.raises(RetryableError, match="`S3_ENDPOINT` to go on answering"):
             store.check("bucket")
         assert time.monotonic() - began < 30
 
@@ -471,7 +457,7 @@ def test_streaming_runs_only_a_little_ahead():
     first = next(faces)
     assert first.load() == b"data"
     faces.close()
-    assert 1 <= store.fetched <= 60
+    assert 1 <= store.fetched <= 100
 
 
 def test_large_objects_are_fetched_only_when_asked_for():
@@ -664,19 +650,19 @@ def test_reading_again_sees_new_objects(environment, store, bucket, tmp_path):
 # --- A real server --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def weed():
-    """A SeaweedFS server that checks credentials."""
+@pytest.fixture(params=["seaweed", "minio"])
+def real(request):
+    """A server that checks credentials: SeaweedFS, and MinIO where there is one."""
     try:
-        with servers.seaweed("AKIATEST", SECRET, "faces") as endpoint:
+        with getattr(servers, request.param)("AKIATEST", SECRET, "faces") as endpoint:
             yield endpoint
     except servers.Missing as reason:
         pytest.skip(str(reason))
 
 
 @pytest.mark.integration
-def test_a_real_server_end_to_end(weed, tmp_path, monkeypatch):
-    store = ObjectStore(ObjectStoreConfig(weed, "AKIATEST", SECRET))
+def test_a_real_server_end_to_end(real, tmp_path, monkeypatch):
+    store = ObjectStore(ObjectStoreConfig(real, "AKIATEST", SECRET))
     fill(store, tmp_path, "faces", "d/happy/1.jpg", "d/sad/ä 2.jpg", "new/a.jpg")
     large = tmp_path / "large.jpg"
     large.write_bytes(os.urandom(12 << 20))
@@ -694,14 +680,122 @@ def test_a_real_server_end_to_end(weed, tmp_path, monkeypatch):
     ]
     assert counts(synchronise(store, S3Source("faces", "d"), tmp_path / "cache")) == (0, 2, 0)
 
-    with pytest.raises(RetryableError):
+    with pytest.raises(RetryableError, match="stay as it was listed"):
         store.get("faces", ObjectInfo("d/happy/1.jpg", 13, "0" * 32))
     with pytest.raises(UserError, match="an existing object"):
         store.get("faces", "gone")
     with pytest.raises(UserError, match="an existing bucket"):
         store.check("nosuchbucket")
     with pytest.raises(UserError, match="`S3_ACCESS_KEY`"):
-        ObjectStore(ObjectStoreConfig(weed, "AKIAOTHER", SECRET)).check("faces")
+        ObjectStore(ObjectStoreConfig(real, "AKIAOTHER", SECRET)).check("faces")
     with pytest.raises(UserError, match="`S3_SECRET_KEY`") as error:
-        ObjectStore(ObjectStoreConfig(weed, "AKIATEST", "wrong")).check("faces")
+        ObjectStore(ObjectStoreConfig(real, "AKIATEST", "wrong")).check("faces")
     assert SECRET not in str(error.value)
+
+
+@pytest.mark.integration
+def test_the_commands_work_with_a_real_server(real, tmp_path, monkeypatch):
+    """Push, import, and a key that is wrong; nothing but the names that MinIO itself uses."""
+    for name in list(os.environ):
+        if name.startswith(("S3_", "MINIO_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("MINIO_ENDPOINT", real)
+    monkeypatch.setenv("MINIO_ROOT_USER", "AKIATEST")
+    monkeypatch.setenv("FERRY_CACHE", str(tmp_path / "cache"))
+
+    def ferry(secret, *words):
+        environment = {**os.environ, "MINIO_ROOT_PASSWORD": secret}
+        code = "from ferry.pipelines.cli import main; main()"
+        command = [sys.executable, "-c", code, "faces", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert SECRET not in done.stdout + done.stderr
+        return done.returncode, done.stderr
+
+    render_faces(tmp_path / "given", 40, "shaded", 1, size=16, splits={"train": 1.0})
+    assert ferry(SECRET, "push", str(tmp_path / "given"), "s3://faces/sets/a")[0] == 0
+    assert ferry(SECRET, "import", "s3://faces/sets/a", "-o", str(tmp_path / "again"))[0] == 0
+    assert open_faces(tmp_path / "again", "train").digest == open_faces(tmp_path / "given", "train").digest
+    code, message = ferry("wrong-secret", "import", "s3://faces/sets/a", "-o", str(tmp_path / "other"))
+    assert (code, "`MINIO_ROOT_PASSWORD`" in message) == (2, True), message
+    code, message = ferry(SECRET, "import", "s3://nosuchbucket/sets/a", "-o", str(tmp_path / "other"))
+    assert (code, "an existing bucket" in message) == (2, True), message
+
+
+@pytest.mark.integration
+def test_a_real_server_that_goes_away_ends_the_import_and_a_new_one_is_gone_on_with(tmp_path):
+    """The same command fetches what was not there yet."""
+    try:
+        with servers.seaweed("AKIATEST", SECRET, "faces") as endpoint:
+            store = ObjectStore(ObjectStoreConfig(endpoint, "AKIATEST", SECRET))
+            fill(store, tmp_path, "faces", *(f"p/{number:03d}" for number in range(150)))
+            with relay(endpoint) as (address, cut):
+                far = ObjectStore(ObjectStoreConfig(address, "AKIATEST", SECRET))
+                save, saved = far.save, []
+
+                def saving(bucket, item, path):
+                    if len(saved) >= 60:
+                        cut()
+                    save(bucket, item, path)
+                    saved.append(item.key)
+
+                far.save = saving
+                with pytest.raises(RetryableError, match=r"(?i)run (it|the same command) again"):
+                    synchronise(far, S3Source("faces", "p"), tmp_path / "cache")
+            with relay(endpoint, int(address.rpartition(":")[2])) as (again, _):
+                copy = synchronise(
+                    ObjectStore(ObjectStoreConfig(again, "AKIATEST", SECRET)),
+                    S3Source("faces", "p"),
+                    tmp_path / "cache",
+                )
+    except servers.Missing as reason:
+        pytest.skip(str(reason))
+    assert (copy.fetched + copy.kept, copy.kept > 0) == (150, True)
+    assert sorted(path.read_bytes() for path in copy.path.iterdir()) == [f"p/{n:03d}".encode() for n in range(150)]
+
+
+@contextmanager
+def relay(endpoint, port=0):
+    """Passes connections on to a server until they are cut; yields its address and what cuts them."""
+    listening = socket.create_server(("127.0.0.1", port))
+    links, lock = [listening], threading.Lock()
+
+    def copy(source, target):
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        except OSError:
+            pass
+        end(source)
+        end(target)
+
+    def accept():
+        while True:
+            try:
+                near, _ = listening.accept()
+                far = socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])))
+            except OSError:
+                return
+            with lock:
+                links.extend((near, far))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+    def end(link):
+        try:
+            link.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def cut():
+        with lock:
+            for link in links:
+                end(link)
+        listening.close()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", cut
+    finally:
+        cut()
+        for link in links:
+            link.close()

@@ -482,6 +482,7 @@ for loaded in (
 """
 
 
+@pytest.mark.slow
 def test_hugging_face_datasets_opens_the_folder_as_it_is(tmp_path):
     pytest.importorskip("datasets")
     root = tmp_path / "faces with spaces"

@@ -2,9 +2,16 @@
 
 import json
 import re
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
+from ferry.networks.trained import load_training
+
+from .. import servers
+from ..training.launch.conftest import make_inputs
+from ..training.launch.test_processes import STAGE
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -69,3 +76,66 @@ def test_what_all_kinds_have_is_stored_once(engine, images):
     """Nodes pull the common layers of slim and cpu one time."""
     slim, cpu = (engine.inspect(images[kind])["RootFS"]["Layers"] for kind in ("slim", "cpu"))
     assert cpu[: len(slim)] == slim
+
+
+def test_a_stage_with_several_gpus_trains_in_several_processes_of_its_pod(engine, images, tmp_path):
+    """As many processes of a CPU here; the pod needs no network and no home for it."""
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    make_inputs(inputs)
+    (tmp_path / "out").mkdir(mode=0o777)
+    tmp_path.chmod(0o777)
+    (tmp_path / "out").chmod(0o777)
+    options = ["--network", "none", "--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "ALL"]
+    options += ["--security-opt", "no-new-privileges", "--env", "FERRY_PROCESSES=2", "--env", "HOME=/tmp"]
+    options += ["--volume", f"{inputs}:/inputs:ro", "--volume", f"{tmp_path / 'out'}:/work"]
+    command = ["python3", "-c", STAGE, "/work", "/inputs", "1"]
+    done = engine.run("run", "--rm", *options, images["cpu"], *command)
+    assert "Traceback" not in done.stderr
+    assert load_training(tmp_path / "out" / "out")["steps"] == 5
+
+
+def test_the_champion_is_served_as_the_manifests_run_it(engine, images, tmp_path):
+    """Read-only, without rights, as a user of group 0."""
+    tmp_path.chmod(0o755)
+    make_inputs(tmp_path)
+    (port,) = servers.free_ports(1)
+    options = [
+        "--network",
+        "host",
+        "--read-only",
+        "--tmpfs",
+        "/tmp:mode=1777",
+        "--cap-drop",
+        "ALL",
+        "--env",
+        "HOME=/tmp",
+    ]
+    options += [
+        "--security-opt",
+        "no-new-privileges",
+        "--user",
+        "1000:0",
+        "--volume",
+        f"{tmp_path / 'source'}:/model:ro",
+    ]
+    command = ["ferry", "serve", "/model", "--host", "127.0.0.1", "--port", str(port)]
+    name = f"ferry-serving-{port}"
+    engine.run("run", "--detach", "--rm", "--name", name, *options, images["cpu"], *command)
+    try:
+        end = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+                    assert json.load(answer)["classes"][0] == "anger"
+                break
+            except OSError:
+                assert time.monotonic() < end, engine.run("logs", name).stderr
+                time.sleep(0.5)
+        body = json.dumps({"instances": [[[0] * 16] * 16]}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            (prediction,) = json.load(answer)["predictions"]
+        assert sum(prediction["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    finally:
+        engine.run("stop", "--time", "20", name)

@@ -85,6 +85,7 @@ def test_outputs_are_permuted_from_the_order_of_the_file_into_the_canonical_one(
     assert sum(one != other for one, other in zip(named, naive, strict=True)) == 3
 
 
+@pytest.mark.slow
 def test_a_foreign_model_leaves_nothing_in_the_home_of_the_user(tmp_path):
     describe_picker(picker(tmp_path / "m.onnx"))
     code = f"from ferry.networks import load_source; load_source({str(tmp_path / 'm.onnx')!r})"

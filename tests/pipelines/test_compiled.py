@@ -58,6 +58,7 @@ def test_the_compiled_pipeline_is_the_golden_one(name):
     )
 
 
+@pytest.mark.slow
 def test_other_processes_compile_to_the_same_bytes_without_torch_and_mlflow():
     code = (
         "import sys, ferry, ferry.pipelines.clup, ferry.training.runs\n"

@@ -149,6 +149,7 @@ def test_numbers_of_yaml_are_taken_as_they_are_written():
     assert pod["activeDeadlineSeconds"] == "1209600"
 
 
+@pytest.mark.slow
 def test_every_quantity_that_a_profile_may_have_compiles():
     memory, cpu = ("1", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"), ("1", "0.5", "250m")
     given = {

@@ -63,6 +63,7 @@ def test_two_processes_end_where_one_does(teams, name):
             assert second[key] == pytest.approx(first[key], rel=5e-3, abs=5e-3), (key, first["step"])
 
 
+@pytest.mark.slow
 def test_process_0_clusters_for_all(preloaded):
     """On processors that round differently the processes would else have other targets from there on."""
     first, second = (value(one) for one in json.loads(preloaded.run(SCRIPT, "clusters")))

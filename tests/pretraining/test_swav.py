@@ -186,6 +186,7 @@ def test_a_queue_smaller_than_the_batch_and_no_queue_work(room):
     assert not bare.queue_in_use(10**6)
 
 
+@pytest.mark.slow
 def test_the_loss_does_not_jump_when_the_queue_starts(room):
     """Two trainings that are one up to step 12; from there the first uses its queue."""
     curves = []

@@ -87,6 +87,7 @@ toy["once"](checkpoint_path("toy", {}), crash=("step", 6))
 """
 
 
+@pytest.mark.slow
 def test_a_training_whose_machine_was_lost_goes_on_on_another_bit_for_bit(store, tmp_path, monkeypatch):
     place = tmp_path / "lost"
     place.mkdir()

@@ -84,6 +84,7 @@ def test_without_an_id_that_can_be_looked_for_there_is_no_parent(client, uri, mo
     assert pipelines(client, uri) == []
 
 
+@pytest.mark.slow
 def test_of_two_stages_that_begin_at_once_one_makes_the_parent(client, uri):
     class Late:
         """A client that finds nothing until two have looked."""

@@ -133,6 +133,7 @@ def test_a_store_in_a_new_folder_is_made(empty_store, tmp_path):
     assert runs.connect(f"sqlite:///{target}") is not None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["dead", "silent"])
 def test_a_server_that_is_away_is_found_in_bounded_time(kind):

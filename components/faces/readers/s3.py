@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import UserError, expected
-from ..addresses import ObjectInfo, S3Source
+from ..addresses import ObjectInfo, Refused, S3Source
 from ..object_store import ObjectStore
 from ..parallel import ordered_map
 from ..schema import RawFace, Reader
@@ -16,8 +16,9 @@ from .base import LayoutReader, NoOptions, failing
 from .sync import synchronise
 from .tree import is_image
 
-_WORKERS = 16
-_PREFETCH_BYTES = 4 << 20
+_WORKERS = 32  # threads that wait for a network
+_PREFETCH_BYTES = 2 << 20  # of one object
+_AHEAD_BYTES = 64 << 20  # of all that is under way
 
 
 class S3FlatReader(LayoutReader[NoOptions]):
@@ -60,7 +61,10 @@ class S3FlatReader(LayoutReader[NoOptions]):
 
     def _stream(self, store: ObjectStore) -> Iterator[RawFace]:
         start, empty = len(self._source.below), True
-        for item, load in ordered_map(partial(self._fetch, store), self._images(store), _WORKERS, chunk=1):
+        fetched = ordered_map(
+            partial(self._fetch, store), self._images(store), _WORKERS, chunk=1, weight=_ahead, budget=_AHEAD_BYTES
+        )
+        for item, load in fetched:
             empty = False
             yield RawFace(item.key[start:], load)
         if empty:
@@ -69,10 +73,12 @@ class S3FlatReader(LayoutReader[NoOptions]):
 
     def _fetch(self, store: ObjectStore, item: ObjectInfo) -> Callable[[], bytes]:
         """Downloads ahead, except large objects: those are fetched when asked for, to bound the memory."""
-        if item.size > _PREFETCH_BYTES:
+        if not _ahead(item):
             return partial(store.get, self._source.bucket, item)
         try:
             return partial(bytes, store.get(self._source.bucket, item))
+        except Refused:
+            raise
         except UserError as error:
             return failing(error)
 
@@ -83,6 +89,11 @@ class S3FlatReader(LayoutReader[NoOptions]):
     def _opened(self) -> ObjectStore:
         self._store = self._store or ObjectStore()
         return self._store
+
+
+def _ahead(item: ObjectInfo) -> int:
+    """Returns how many bytes of an object are fetched before they are asked for."""
+    return item.size if item.size <= _PREFETCH_BYTES else 0
 
 
 class S3Reader:

@@ -25,7 +25,7 @@ from ..parallel import ordered_map
 
 logger = logging.getLogger("ferry")
 
-_WORKERS = 16
+_WORKERS = 32
 _COMMIT_EVERY = 200
 _NO_FILE_NAME = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 

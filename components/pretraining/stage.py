@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..common.stage import StageRecord
-from ..networks.saved import is_saved_model
 from ..networks.trained import skip_model
 from ..training.launch import launch
 from .config import preset
+
+_WORDS = ("auto", "random", "source")
+"""First weights that are no saved model."""
 
 
 def run_stage(
@@ -38,7 +40,9 @@ def run_stage(
         skip_model(output, "No pretraining was asked for.")
         return
     config = preset(method, name, **choices)  # a wrong choice is found before processes are started
-    inputs = {"target": target, "source": source, **({"init": config.init} if is_saved_model(config.init) else {})}
+    inputs = {"target": target, "source": source}
+    if config.init not in _WORDS:
+        inputs["init"] = config.init
     launch(pretrain_on, inputs, output, record, method=method, name=name, **choices)
 
 

@@ -192,6 +192,7 @@ def runner_of(asked: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     return local.DockerRunner(
         **_person(connect().info().get("SecurityOptions") or []),
         network_mode=asked["network_mode"],
+        working_dir=asked["environment"]["HOME"],  # that of the image is open to its own user only
         environment={**{name: os.environ[name] for name in asked["passed"]}, **asked["environment"], **environment},
         mounts=mounts,
         labels=asked["labels"],

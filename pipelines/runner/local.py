@@ -189,7 +189,8 @@ def _complete(record: RunRecord, folder: Path, home: Home) -> None:
 def _execute(text: str, home: Home, folder: Path, record: RunRecord, say: Say) -> None:
     """Runs the tasks and puts into the record how kfp says that it ended."""
     say(f"Run {record.id}, log {record.log}")
-    (folder / "stages").mkdir()
+    for name in ("stages", "artifacts"):  # a container engine would make a missing one, as root
+        (folder / name).mkdir()
     package, environment = folder / "pipeline.yaml", stage_environment(home, folder)
     write_text(package, text)
     inside = containers.surroundings(home, folder, record.parameters, environment) if record.on == "docker" else {}

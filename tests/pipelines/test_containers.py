@@ -107,6 +107,15 @@ def test_a_store_that_containers_cannot_find_is_refused_before_the_run(home, uri
         containers.check_store(good)
 
 
+def test_containers_of_any_user_can_look_into_the_folder_they_start_in(home, monkeypatch):
+    """The images' own home is open to its user only; MLflow looks for files where it is started."""
+    engine = SimpleNamespace(info=lambda: {"SecurityOptions": []})
+    monkeypatch.setattr(containers, "connect", lambda: engine)
+    found = asked(home)
+    runner = containers.runner_of({**found, "passed": []}, {})
+    assert runner.container_run_args["working_dir"] == found["environment"]["HOME"] == str(home.temporary)
+
+
 def test_who_runs_containers_is_known_to_the_engine_as_it_wants():
     mine = {"user": f"{os.getuid()}:{os.getgid()}", "group_add": os.getgroups()}
     assert containers._person([]) == containers._person(["name=seccomp,profile=default"]) == mine

@@ -56,6 +56,7 @@ def test_run_json_says_everything_about_a_finished_run(finished):
     assert left["parameters"] == {"mode": "fine", "folder": "", "seed": 3}
     assert left["seed"] == 3
     assert left["versions"]["kfp"]
+    assert (result.folder / "artifacts").stat().st_uid == os.getuid()  # an engine would have made it as root
     assert [task["name"] for task in left["tasks"]] == ["first", "second"]
     assert all(task["status"] == "done" and task["started"] for task in left["tasks"])
     assert left["metrics"]["source"] == {"accuracy": 0.5, "mean_class_accuracy": None}

@@ -35,12 +35,14 @@ def main(words: list[str]) -> int:
         case ["create", "secret", "generic", name, *_]:
             pairs = [word.removeprefix("--from-literal=").partition("=") for word in words if "--from-literal=" in word]
             keep([thing("Secret", namespace, name, data={key: value for key, _, value in pairs})], new=True)
+        case ["get", "secret", name, "-n", _]:
+            return int(not path_of("Secret", namespace, name).exists())
         case ["get", "secret", name, *_]:
             (key,) = re.findall(r'index \.data "([^"]+)" \| base64decode', words[-1])
             print(find("Secret", namespace, name)["data"][key])
-        case ["rollout", "status", *_]:
+        case ["rollout", "status", *_] | ["wait", *_]:
             kind, _, name = next(word for word in words if "/" in word).partition("/")
-            find({"statefulset": "StatefulSet", "deployment": "Deployment"}[kind], namespace, name)
+            find({"statefulset": "StatefulSet", "deployment": "Deployment", "job": "Job"}[kind], namespace, name)
         case ["port-forward", *_]:
             name = next(word for word in words if word.startswith("service/")).removeprefix("service/")
             local, remote = map(int, words[-1].split(":"))

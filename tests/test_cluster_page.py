@@ -26,9 +26,9 @@ PAGE = ROOT / "docs" / "cluster.md"
 # What the run in Kubeflow, which is a double's here, would leave in the registry.
 BEFORE = """
 ferry faces render 100 --style shaded --seed 1 -o faces/source
-ferry run source -p faces=faces/source -p training_epochs=1 -p network_width=8 -o model
-ferry faces render 60 --style line --seed 2 --unlabelled -o faces/run
-ferry run clup -p target=faces/run -p source=model -p pretraining=none -p finetuning_start=source -p finetuning_epochs=1
+ferry run source -p faces=faces/source -p training_epochs=1 -p network_width=8 -o before
+ferry faces render 60 --style line --seed 2 --unlabelled -o faces/t
+ferry run clup -p target=faces/t -p source=before -p pretraining=none -p finetuning_start=source -p finetuning_epochs=1
 """
 
 

@@ -51,7 +51,11 @@ def local_folder() -> Path | None:
 
 
 def address_of(path: Path) -> str:
-    """Returns where a checkpoint is kept in an object store, or an empty text."""
+    """Returns where a checkpoint is kept in an object store, or an empty text.
+
+    Args:
+        path: From :func:`checkpoint_path`.
+    """
     return _remote.get(path, "")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..common.files import atomic_folder
 from ..common.stage import StageRecord
+from ..faces import EXPRESSIONS
 from ..faces.readers import is_s3
 from ..training.runs import download_model, is_registry_uri
 from .foreign import ForeignModel, pack_foreign
@@ -53,5 +54,11 @@ def _imported(path: Path, source: str, output: Path | str, record: StageRecord, 
         with atomic_folder(output) as folder:
             shutil.copytree(path, folder, dirs_exist_ok=True)
     load_source(output, trust)
+    others = sorted(set(model.classes) - {*EXPRESSIONS, "contempt"})
+    if others:
+        record.warn(
+            f"The source model's classes {', '.join(others)} are none of Ferry's expressions and are kept as they are: "
+            "correct the model's description if they mean one, or write null to leave them out."
+        )
     record.facts.update(classes=list(model.classes), input_size=model.input_size, digest=model.digest)
     return {"classes": ", ".join(model.classes), "digest": model.digest, "source": source}

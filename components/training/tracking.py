@@ -310,7 +310,11 @@ class RunStore:
             logger.warning("Tracking: %s is gone and was not uploaded.", path)
 
     def end(self, status: str) -> None:
-        """Ends the run if it was made here."""
+        """Ends the run if it was made here, and gives the pipeline's run the state so far.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+        """
         if self.own and self.run_id:
             self._client.set_terminated(self.run_id, status)
             leave_parent(self._client, self._parent, status)

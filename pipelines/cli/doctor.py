@@ -96,6 +96,8 @@ def _s3() -> dict[str, Any]:
     from ...faces.object_store import ObjectStore
 
     if not any(os.environ.get(name) for name in VARIABLES["endpoint"]):
+        if os.environ.get("S3_BUCKET"):
+            return _check("S3", "S3_BUCKET is set, S3_ENDPOINT is not", "warning", "Set S3_ENDPOINT to the store.")
         return _check("S3", "not configured", "ok", "Set S3_ENDPOINT, S3_ACCESS_KEY and S3_SECRET_KEY to use a bucket.")
     bucket = os.environ.get("S3_BUCKET", "")
     if not bucket:

@@ -45,7 +45,7 @@ def models(
         columns = ["model", "version", "aliases", "method", "verdict", "card", "made (UTC)"]
         print_table("", columns, [_row(version) for version in versions], numbers=(1,))
     else:
-        say("No model is registered yet. Start with: ferry demo")
+        say(f"No model is registered yet in {Home.find(home).tracking_uri}. Start with: ferry demo")
 
 
 def promote(

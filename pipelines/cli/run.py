@@ -232,13 +232,16 @@ def compile_(
 ) -> None:
     """Compile a pipeline to YAML for Kubeflow."""
     from ...common.files import write_text
-    from ..catalogue import compile_pipeline, find
+    from ..catalogue import compile_pipeline, find, stages
+    from ..cluster.advice import advice
     from ..cluster.profile import load_profile
 
     info = find(pipeline)
     given = None if profile is None else load_profile(profile)
     write_text(output, compile_pipeline(info, given, choices=choices))
     say(f"Wrote {output}.")
+    for sentence in advice(given, stages(info)):
+        say(f"note: {sentence}")
 
 
 def runs(home: HomeOption = None, json: JsonOption = False) -> None:

@@ -36,6 +36,7 @@ _TOLERATION: Mapping[str, tuple[str, ...]] = {
     "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
     "toleration_seconds": (),
 }
+_LEAST_MEMORY = 64 << 20
 _EXCHANGE = re.compile(r"s3://[^/\s]+/[^\s]*[^/\s]/?")
 _ADDRESS = re.compile(r"//[^/@\s]+:[^/@\s]+@")
 
@@ -84,6 +85,8 @@ class Pod:
             value = getattr(self, name)
             if value and not (_DURATION.fullmatch(value) and seconds(value)):
                 raise expected(name, "a time", value, "Write, for example, 30s, 90m or 12h.")
+        if self.memory.isdecimal() and int(self.memory) < _LEAST_MEMORY:
+            raise expected("memory", "enough for a stage", f"{self.memory} bytes", "Write the unit, such as 8Gi.")
         if self.nodes is not None and self.nodes < 1:
             raise expected("nodes", "1 or more", self.nodes, "Remove it for one machine.")
         for name in ("gpus", "retries"):
@@ -118,6 +121,9 @@ class Images:
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if "://" in self.registry:
+            fix = "Write it without, such as registry.example.org/ml."
+            raise expected("images.registry", "without a scheme", self.registry, fix)
         if self.pull_policy and self.pull_policy not in _POLICIES:
             raise unknown("images.pull_policy", self.pull_policy, _POLICIES)
         for name in self.pull_secrets:

@@ -16,6 +16,7 @@ from typing import Any
 
 from ...common.errors import FerryError, RetryableError, unknown
 from ...common.files import write_json, write_text
+from ...training.launch import processes_wanted
 from ..catalogue import PipelineInfo, checked_parameters, compile_pipeline, with_local_paths
 from . import containers
 from .collect import collect
@@ -101,6 +102,7 @@ def run_local(
     if on not in PLACES:
         raise unknown("on", on, PLACES)
     values = prepared(pipeline, parameters)
+    processes_wanted()  # a wrong number is found before the imports
     with home.lock():
         return run_held(pipeline, values, home, say=say, on=on)
 

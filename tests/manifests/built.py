@@ -99,7 +99,9 @@ def secrets() -> dict[tuple[str, str], dict[str, str]]:
 def made_by(block: str) -> dict[tuple[str, str], dict[str, str]]:
     with tempfile.TemporaryDirectory() as place:
         log, stub = Path(place) / "log", Path(place) / "kubectl"
-        stub.write_text("#!/bin/sh\n{ printf '%s\\037' \"$@\"; printf '\\036'; } >> \"$LOG\"\n")
+        stub.write_text(
+            '#!/bin/sh\n[ "$1" = get ] && exit 1\n{ printf \'%s\\037\' "$@"; printf \'\\036\'; } >> "$LOG"\n'
+        )
         stub.chmod(0o755)
         environment = {"PATH": f"{place}:{os.environ['PATH']}", "LOG": str(log)}
         subprocess.run(["bash", "-euo", "pipefail", "-c", _given() + block], env=environment, cwd=ROOT, check=True)

@@ -53,6 +53,10 @@ def wanted_secrets():
         for pod in pods(build(name)):
             for secret, key in references(pod.spec, "secret"):
                 yield pod.namespace if pod.namespace in OURS else RUNS, secret, key
+        for account in of_kind(build(name), "ServiceAccount"):
+            place = account["metadata"]["namespace"]
+            for secret in account.get("imagePullSecrets", []):
+                yield place if place in OURS else RUNS, secret["name"], None
     for profile in profiles().values():
         for secret, given in profile.get("secrets", {}).items():
             yield from ((RUNS, secret, key) for key in given["keys"].values())

@@ -186,7 +186,7 @@ def test_runs_lists_newest_first_and_leaves_damaged_ones_out(ferry, home):
     ("words", "code", "shown"),
     [
         (("runs",), 0, "No runs in HOME."),
-        (("models",), 0, "No model is registered yet."),
+        (("models",), 0, "No model is registered yet in sqlite:///"),
         (("doctor", "--json"), 0, "HOME, "),
         (("promote", "3"), 2, "Expected `home` to be one with registered models, but got 'HOME'."),
         (("rollback",), 2, "Expected `home` to be one with registered models, but got 'HOME'."),

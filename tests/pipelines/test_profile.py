@@ -151,7 +151,7 @@ def test_numbers_of_yaml_are_taken_as_they_are_written():
 
 @pytest.mark.slow
 def test_every_quantity_that_a_profile_may_have_compiles():
-    memory, cpu = ("1", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"), ("1", "0.5", "250m")
+    memory, cpu = ("8589934592", "64K", "64Ki", "8M", "8Gi", "1T", "1Ti"), ("1", "0.5", "250m")
     given = {
         stage: {"memory": memory[number % len(memory)], "cpu": cpu[number % len(cpu)]}
         for number, stage in enumerate(stages(find("clup")))
@@ -239,6 +239,8 @@ def test_everything_that_a_profile_may_say_reaches_the_pod():
         ({"stages": {"pretrain": {"timeout": "long"}}}, r"`stages.pretrain.timeout` to be a time"),
         ({"stages": {"pretrain": {"timeout": "0h"}}}, r"`stages.pretrain.timeout` to be a time"),
         ({"stages": {"pretrain": {"gpus": -1}}}, r"`stages.pretrain.gpus` to be zero or more"),
+        ({"torch": {"memory": 8}}, r"`torch.memory` to be enough for a stage, but got '8 bytes'.*8Gi"),
+        ({"images": {"registry": "https://r.example.org"}}, r"`images.registry` to be without a scheme"),
         ({"stages": {"pretrain": {"gpus": "one"}}}, r"`stages.pretrain.gpus`"),
         ({"stages": {"pretrian": {}}}, r"`stages` to be one of .*'pretrian'. Did you mean 'pretrain'"),
         ({"stages": {"register": {"retries": 1}}}, r"`stages.register.retries` to be 0.*a second version"),

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .launch import PROCESSES_VARIABLE, TRAINJOB_VARIABLE, launch
+from .launch import PROCESSES_VARIABLE, TRAINJOB_VARIABLE, launch, processes_wanted
 
-__all__ = ["PROCESSES_VARIABLE", "TRAINJOB_VARIABLE", "launch"]
+__all__ = ["PROCESSES_VARIABLE", "TRAINJOB_VARIABLE", "launch", "processes_wanted"]

@@ -45,7 +45,7 @@ def launch(
 
         run_on_cluster(Call.of(work, inputs, output, arguments), TrainJob.parse(job), record)
         return
-    processes = _processes(os.environ.get(PROCESSES_VARIABLE, ""))
+    processes = processes_wanted()
     if processes == 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
         work(inputs, output, record, **arguments)
         return
@@ -54,10 +54,16 @@ def launch(
     run_here(Call.of(work, inputs, output, arguments), processes, record)
 
 
-def _processes(text: str) -> int:
+def processes_wanted() -> int:
+    """Returns how many processes of this machine a training gets.
+
+    Raises:
+        UserError: The variable holds no number.
+    """
+    text = os.environ.get(PROCESSES_VARIABLE, "")
     if not text:
         return 1
     if not text.isdecimal() or int(text) < 1:
-        fix = "Set it to the number of GPUs, or unset it."
+        fix = "Set it to the number of GPUs, or unset it for one process."
         raise expected(PROCESSES_VARIABLE, "a number of processes", text, fix)
     return int(text)

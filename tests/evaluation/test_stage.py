@@ -159,6 +159,7 @@ def test_a_class_without_pseudo_labels_is_in_the_report_and_in_the_metrics_but_n
     assert not [warning for warning in record.warnings if "pseudo-label" in warning]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worse", [True, False])
 def test_an_adaptation_that_is_worse_than_its_source_is_warned_of(room, tmp_path, monkeypatch, worse):
     labels = open_faces(room.folder / "holdout").labels

@@ -78,6 +78,7 @@ def test_a_run_takes_it_from_there(request, name, tmp_path):
     assert found["digest"] == load_source(model).digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", ["fer-2026{:04}", "fer2{:04}"])
 def test_models_beside_it_do_not_matter(own, store, tmp_path, beside):
     (tmp_path / "x").write_text("x")

@@ -97,6 +97,7 @@ def test_gpus_are_asked_for_where_they_are_used_and_not_mentioned_elsewhere():
     assert "tolerations" not in text("cpu", "clup")
 
 
+@pytest.mark.slow
 def test_the_pipeline_itself_is_the_same_whatever_the_profile():
     plain = parsed(compile_pipeline(find("clup")))
     for profile in SHIPPED:

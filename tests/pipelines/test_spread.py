@@ -58,6 +58,7 @@ def yaml_of_one_gpu():
     return compile_pipeline(find("source"), profile_of({"stages": {"train-source": {"gpus": 1}}}, Path()))
 
 
+@pytest.mark.slow
 def test_several_gpus_are_as_many_processes():
     container, _, _ = stage(VALUES, "fine-tune")
     assert variables(container)["FERRY_PROCESSES"] == "2"
@@ -108,6 +109,7 @@ def test_what_cannot_be_is_named(values, message):
         stage(values, "pretrain")
 
 
+@pytest.mark.slow
 def test_trainings_are_started_again_where_their_checkpoint_is_found_on_any_machine():
     values = {"default": {"retries": 2}, "stages": {"pretrain": {"retries": 3}}}
     with pytest.raises(UserError, match=r"`stages.pretrain.retries` to be 0.*FERRY_CHECKPOINTS to s3://"):
@@ -128,6 +130,7 @@ def test_trainings_are_started_again_where_their_checkpoint_is_found_on_any_mach
         stage(folder, "pretrain")
 
 
+@pytest.mark.slow
 def test_the_pod_that_waits_has_settings_of_its_own():
     values = {**VALUES, "trainer": {**VALUES["trainer"], "launcher": {"memory": "6Gi", "node_selector": {"a": "b"}}}}
     container, pod, _ = stage(values, "pretrain")

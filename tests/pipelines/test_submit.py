@@ -52,6 +52,7 @@ def test_a_run_has_the_parameters_of_the_command_and_the_version_of_the_yaml(ser
     assert (experiment["display_name"], run["experiment_id"]) == ("ferry", experiment["experiment_id"])
 
 
+@pytest.mark.slow
 def test_the_same_content_is_uploaded_once_and_another_one_is_another_version(server, ferry, tmp_path):
     for _ in range(2):
         assert ferry("submit", "adabn", *GIVEN)[0] == 0

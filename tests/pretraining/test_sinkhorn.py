@@ -186,6 +186,7 @@ def halves(scores: torch.Tensor) -> list:
     return [scores[:20].tolist(), scores[20:].tolist()]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_codes_of_one(tmp_path: Path, preloaded):
     problems = {}
     for factor in (1.0, 100.0):

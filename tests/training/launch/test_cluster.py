@@ -242,6 +242,7 @@ def test_an_older_trainer_is_named(cluster, store, inputs, tmp_path, record):
         fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
 
 
+@pytest.mark.slow
 def test_a_machine_that_failed_ends_a_job_whose_others_wait_for_it(
     cluster, store, inputs, tmp_path, record, monkeypatch
 ):

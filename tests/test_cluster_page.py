@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -83,9 +82,7 @@ def test_the_page_leads_from_nothing_to_a_promoted_model(clone):
             "for port in 18333 15000; do for i in $(seq 100); do (: < /dev/tcp/127.0.0.1/$port) 2>/dev/null && break"
         )
         waits += "; sleep 0.1; done; done\n"
-        began = time.monotonic()
         said = run(script.replace("export S3_ENDPOINT", f"{waits}export S3_ENDPOINT"), clone, variables)
-        assert time.monotonic() - began < 400
         objects = Minio(endpoint=address, access_key="k", secret_key="s", secure=False).list_objects(
             bucket_name="ferry-targets", recursive=True
         )

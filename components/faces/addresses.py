@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..common.errors import UserError, expected
@@ -146,6 +146,22 @@ class S3Source:
             raise expected("source", "an S3 URI", os.fspath(uri), "Write it as s3://bucket/prefix.")
         return cls(match[1], match[2])
 
+    @classmethod
+    def folder(cls, uri: str | os.PathLike[str], field: str) -> S3Source:
+        """Reads an address that must name a prefix, not a whole bucket.
+
+        Args:
+            uri: The address.
+            field: What the caller's user calls it.
+
+        Raises:
+            UserError: It is no such address.
+        """
+        found = cls.parse(uri)
+        if not found.prefix:
+            raise expected(field, "a prefix below a bucket", os.fspath(uri), "Write it as s3://bucket/prefix.")
+        return found
+
     @property
     def uri(self) -> str:
         """The source as a URI."""
@@ -155,3 +171,13 @@ class S3Source:
     def below(self) -> str:
         """What the keys of the objects inside begin with."""
         return f"{self.prefix}/" if self.prefix else ""
+
+
+def is_plain_name(name: str) -> bool:
+    """Tells whether a key can be a path below a folder: relative, without steps upwards and odd characters.
+
+    Args:
+        name: The key, or what of it is below a prefix.
+    """
+    parts = PurePosixPath(name).parts
+    return not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name

@@ -120,6 +120,19 @@ class ObjectStore:
                 yield from page[1:]
                 page = self._awaited(following) if following else []
 
+    def find(self, bucket: str, key: str) -> ObjectInfo | None:
+        """Returns the object of a key as a listing knows it, or None where there is none.
+
+        Args:
+            bucket: The bucket.
+            key: The whole key; empty is no key.
+
+        Raises:
+            FerryError: As in :meth:`check`.
+        """
+        first = next(self.list(bucket, key), None) if key else None
+        return first if first is not None and first.key == key else None
+
     def get(self, bucket: str, item: ObjectInfo | str) -> bytes:
         """Returns the content of an object; length and, where it is known, MD5 are checked.
 

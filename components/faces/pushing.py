@@ -74,9 +74,7 @@ def push_files(files: Sequence[Path], last: Path, target: str, store: ObjectStor
     Raises:
         FerryError: As :func:`push_faces`.
     """
-    there = S3Source.parse(target)
-    if not there.prefix:
-        raise expected("target", "a prefix below a bucket", target, "Write it as s3://bucket/prefix.")
+    there = S3Source.folder(target, "target")
     others = [path for path in files if path != last]
     upload = _Upload(store or ObjectStore(), there, {path.name: digest_of_file(path) for path in files})
     known = upload.known()

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from ..common.errors import expected
-from ..faces.addresses import ObjectInfo, S3Source
+from ..faces.addresses import ObjectInfo, S3Source, is_plain_name
 from ..faces.object_store import ObjectStore
 from ..faces.pushing import PushReport, push_files
 from .saved import INFO_FILE, is_saved_model
@@ -33,9 +33,9 @@ def fetch_model(uri: str, folder: Path | str, store: ObjectStore | None = None) 
     """
     place, folder = S3Source.parse(uri), Path(folder)
     store = store or ObjectStore()
-    file = _object(store, place.bucket, place.prefix)
+    file = store.find(place.bucket, place.prefix)
     if file is not None:
-        sidecar = _object(store, place.bucket, f"{place.prefix}.json")
+        sidecar = store.find(place.bucket, f"{place.prefix}.json")
         for item in (file, *([sidecar] if sidecar is not None else [])):
             store.save(place.bucket, item, folder / PurePosixPath(item.key).name)
         return folder / PurePosixPath(place.prefix).name
@@ -46,12 +46,6 @@ def fetch_model(uri: str, folder: Path | str, store: ObjectStore | None = None) 
     for item in inside:
         store.save(place.bucket, item, folder / _inside(item, place))
     return folder
-
-
-def _object(store: ObjectStore, bucket: str, key: str) -> ObjectInfo | None:
-    """Returns the object of a key, or None."""
-    first = next(store.list(bucket, key), None) if key else None
-    return first if first is not None and first.key == key else None
 
 
 def push_model(source: Path | str, target: str, trust: bool = False, store: ObjectStore | None = None) -> PushReport:
@@ -85,6 +79,6 @@ def push_model(source: Path | str, target: str, trust: bool = False, store: Obje
 
 def _inside(item: ObjectInfo, place: S3Source) -> str:
     name = item.key[len(place.below) :]
-    if ".." in PurePosixPath(name).parts or name.startswith("/"):
+    if not is_plain_name(name):
         raise expected("source", "a folder with plain names", item.key, "Rename the object.")
     return name

@@ -50,8 +50,8 @@ class Mirror:
         """
         if path.exists():
             return
-        found = next(self._store.list(self._place.bucket, self._place.prefix), None)
-        if found is not None and found.key == self._place.prefix:
+        found = self._store.find(self._place.bucket, self._place.prefix)
+        if found is not None:
             self._store.save(self._place.bucket, found, path)
             logger.info("The checkpoint %s was taken from %s.", path.name, self.uri)
 

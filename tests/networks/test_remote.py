@@ -120,6 +120,8 @@ def test_a_prefix_that_holds_no_model_is_named(objects, message, tmp_path, monke
     from ferry.faces.addresses import ObjectInfo
 
     class Listing:
+        find = ObjectStore.find
+
         def list(self, bucket, prefix):
             return iter([ObjectInfo(key, 1, "e") for key in sorted(objects) if key.startswith(prefix)])
 

@@ -14,11 +14,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ...common.errors import RetryableError, disk_errors, expected
 from ...common.progress import progress
-from ..addresses import ObjectInfo, S3Source
+from ..addresses import ObjectInfo, S3Source, is_plain_name
 from ..cache import default_cache
 from ..object_store import ObjectStore
 from ..parallel import ordered_map
@@ -66,7 +66,7 @@ def synchronise(store: ObjectStore, source: S3Source, cache: Path | None = None)
             downloaded before is kept.
         UserError: A key or the bucket is wrong, or there is nothing under the prefix.
     """
-    single = _single(store, source)
+    single = store.find(source.bucket, source.prefix)
     below = source.prefix[: source.prefix.rfind("/") + 1] if single else source.below
     root = _copy_folder(store, source, cache)
     with disk_errors(str(root)):
@@ -106,7 +106,7 @@ class _Copying:
             name = self._name(item)
             if not name or name.endswith("/"):
                 continue  # the marker of an empty folder
-            if not _is_file_name(name):
+            if not is_plain_name(name):
                 self.skipped += 1
                 continue
             self.index.see(name)
@@ -216,21 +216,9 @@ def _alone(root: Path) -> Iterator[None]:
         yield
 
 
-def _single(store: ObjectStore, source: S3Source) -> ObjectInfo | None:
-    """Returns the object whose key is the whole prefix, or None."""
-    first = next(store.list(source.bucket, source.prefix), None) if source.prefix else None
-    return first if first is not None and first.key == source.prefix else None
-
-
 def _copy_folder(store: ObjectStore, source: S3Source, cache: Path | None) -> Path:
     identity = f"{store.config.endpoint}\n{source.uri}"
     return (cache or default_cache()) / "s3" / hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def _is_file_name(name: str) -> bool:
-    """Tells whether a key can be a path below the copy: relative, without steps upwards and odd characters."""
-    parts = PurePosixPath(name).parts
-    return not name.startswith("/") and ".." not in parts and "\\" not in name and "\0" not in name
 
 
 def _size(path: Path) -> int:

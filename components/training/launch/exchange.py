@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from ...common.errors import expected
 from ...common.files import atomic_folder
 from ...common.progress import progress
-from ...faces.addresses import ObjectInfo, S3Source
+from ...faces.addresses import ObjectInfo, S3Source, is_plain_name
 from ...faces.object_store import ObjectStore
 from ...faces.parallel import ordered_map
 from .calls import CALL_FILE, Call
@@ -32,9 +30,7 @@ class Exchange:
     """
 
     def __init__(self, uri: str, store: ObjectStore | None = None) -> None:
-        self.place = S3Source.parse(uri)
-        if not self.place.prefix:
-            raise expected("exchange", "a prefix below a bucket", uri, "Write it as s3://bucket/prefix.")
+        self.place = S3Source.folder(uri, "exchange")
         self.store = store or ObjectStore()
 
     def send_call(self, call: Call, folder: Path) -> None:
@@ -59,10 +55,10 @@ class Exchange:
         Args:
             machine: Its number.
         """
-        if next(self._below(f"{_BEGUN}/{machine}."), None) is not None:
+        if self._find(f"{_BEGUN}/{machine}") is not None:
             return False
         with tempfile.NamedTemporaryFile() as empty:
-            self._send([(Path(empty.name), f"{_BEGUN}/{machine}.")], "beginning")
+            self._send([(Path(empty.name), f"{_BEGUN}/{machine}")], "beginning")
         return True
 
     def fetch_call(self, folder: Path) -> Call:
@@ -74,8 +70,8 @@ class Exchange:
         Returns:
             The call, with paths in `folder`.
         """
-        self._fetch(CALL_FILE, folder)
-        self._fetch(f"{_INPUTS}/", folder)
+        self.store.save(self.place.bucket, self.place.below + CALL_FILE, folder / CALL_FILE)
+        self._fetch(_INPUTS, folder / _INPUTS)
         given = Call.load(folder)
         there = {name: str(folder / path) for name, path in given.inputs.items()}
         return replace(given, inputs=there, output=str(folder / given.output))
@@ -97,7 +93,7 @@ class Exchange:
         Args:
             folder: Where to.
         """
-        self._fetch(f"{_ANSWERS}/", folder.parent, rename={_ANSWERS: folder.name})
+        self._fetch(_ANSWERS, folder)
 
     def fetch_output(self, output: Path) -> None:
         """Downloads the model as a folder that is whole or absent.
@@ -106,7 +102,7 @@ class Exchange:
             output: The folder to make.
         """
         with atomic_folder(output) as folder:
-            self._fetch(f"{_OUTPUT}/", folder.parent, rename={_OUTPUT: folder.name})
+            self._fetch(_OUTPUT, folder)
 
     def clear(self) -> None:
         """Removes everything under the prefix."""
@@ -121,19 +117,21 @@ class Exchange:
             for _ in ordered_map(send, files, _WORKERS, chunk=1):
                 bar.advance()
 
-    def _fetch(self, below: str, folder: Path, rename: dict[str, str] | None = None) -> None:
-        for _ in ordered_map(partial(self._save, folder, rename or {}), self._below(below), _WORKERS, chunk=1):
+    def _fetch(self, part: str, folder: Path) -> None:
+        """Downloads what lies under a part of the prefix into a folder."""
+        start = f"{self.place.below}{part}/"
+
+        def save(item: ObjectInfo) -> None:
+            name = item.key[len(start) :]
+            if not is_plain_name(name):
+                raise expected("exchange", "a prefix with plain names", item.key, "Somebody else wrote there.")
+            self.store.save(self.place.bucket, item, folder / name)
+
+        for _ in ordered_map(save, self.store.list(self.place.bucket, start), _WORKERS, chunk=1):
             pass
 
-    def _save(self, folder: Path, rename: dict[str, str], item: ObjectInfo) -> None:
-        first, *rest = Path(item.key[len(self.place.below) :]).parts
-        path = folder.joinpath(rename.get(first, first), *rest)
-        if ".." in path.parts:
-            raise expected("exchange", "a prefix with plain names", item.key, "Somebody else wrote there.")
-        self.store.save(self.place.bucket, item, path)
-
-    def _below(self, below: str) -> Iterator[ObjectInfo]:
-        return self.store.list(self.place.bucket, self.place.below + below)
+    def _find(self, name: str) -> ObjectInfo | None:
+        return self.store.find(self.place.bucket, self.place.below + name)
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:

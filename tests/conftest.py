@@ -77,6 +77,17 @@ def _no_disk_flushes():
         yield
 
 
+@pytest.fixture
+def one_thread():
+    """Torch with one thread: sums then have the same order everywhere."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory):
     """The file of a local MLflow store, to be copied: to make its tables takes seconds."""

@@ -51,6 +51,15 @@ def moto() -> Iterator[str]:
 
 
 @contextmanager
+def moto_bucket(name: str) -> Iterator[dict[str, str]]:
+    """An S3 server in this process with a bucket; yields the variables that lead to it."""
+    with moto() as address:
+        variables = {"S3_ENDPOINT": f"http://{address}", "S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "secret"}
+        Minio(endpoint=address, access_key="key", secret_key="secret", secure=False).make_bucket(bucket_name=name)
+        yield variables
+
+
+@contextmanager
 def seaweed(access_key: str, secret_key: str, bucket: str) -> Iterator[str]:
     """A SeaweedFS server that checks credentials and has a bucket; yields its address.
 

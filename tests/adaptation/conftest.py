@@ -11,11 +11,8 @@ from ferry.networks import Architecture, build_classifier, save_model
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test here."""
 
 
 def architecture(**changes):

@@ -12,22 +12,19 @@ from ferry.faces.object_store import ObjectStore
 from ferry.networks import fetch_model, load_source, push_model, save_model
 from ferry.networks.stage import import_model_stage
 from ferry.pipelines.snapshots import state_of
-from minio import Minio
 
 from .. import servers
 from .test_foreign import describe_picker, picker
 
 
 @pytest.fixture(scope="module")
-def address():
-    with servers.moto() as found:
-        Minio(endpoint=found, access_key="key", secret_key="secret", secure=False).make_bucket(bucket_name="models")
+def variables():
+    with servers.moto_bucket("models") as found:
         yield found
 
 
 @pytest.fixture(autouse=True)
-def store(address, monkeypatch):
-    variables = {"S3_ENDPOINT": f"http://{address}", "S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "secret"}
+def store(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return ObjectStore(ObjectStoreConfig.from_environment(variables))

@@ -28,7 +28,7 @@ VALUES = {
     "images": {"registry": "registry.example.org/ml", "pull_secrets": ["pull"]},
     "default": {"cpu": "1", "memory": "2Gi"},
     "stages": {"pretrain": POD, "fine-tune": {"gpus": 2}},
-    "trainer": {"exchange": "s3://work/ferry"},
+    "trainer": {"exchange": "s3://training/ferry"},
     "environment": {"NCCL_DEBUG": "WARN"},
     "config_maps": {"ferry": {"keys": {"S3_ENDPOINT": "s3-endpoint"}}},
     "secrets": {
@@ -87,7 +87,7 @@ def test_several_machines_are_a_trainjob_and_a_small_pod_that_waits():
     assert job.labels == {"ferry/pipeline": "clup", "ferry/stage": "pretrain"}
     assert {reference["name"] for reference in job.references} == {"S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY"}
     assert job.environment == {"NCCL_DEBUG": "WARN"}
-    assert (job.exchange, job.runtime) == ("s3://work/ferry", "torch-distributed")
+    assert (job.exchange, job.runtime) == ("s3://training/ferry", "torch-distributed")
 
 
 @pytest.mark.parametrize(

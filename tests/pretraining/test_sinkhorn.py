@@ -13,11 +13,8 @@ from ferry.pretraining.sinkhorn import sinkhorn
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test here."""
 
 
 def cosines(samples: int, prototypes: int, seed: int = 0, dimensions: int = 16) -> torch.Tensor:

@@ -24,11 +24,8 @@ CHOICES = {"epochs": 1, "batch_size": 16, "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test here."""
 
 
 @pytest.fixture(scope="module")

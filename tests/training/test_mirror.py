@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from ferry.common import checkpoints
 from ferry.common.checkpoints import address_of, checkpoint_path, local_folder
 from ferry.common.errors import RetryableError, UserError
@@ -20,7 +19,6 @@ from ferry.faces.addresses import ObjectStoreConfig
 from ferry.faces.object_store import ObjectStore
 from ferry.training.checkpoint import read_checkpoint
 from ferry.training.mirror import Mirror
-from minio import Minio
 
 from .. import servers
 
@@ -29,26 +27,21 @@ toy = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test here."""
 
 
 @pytest.fixture(scope="module")
-def address():
-    with servers.moto() as found:
-        Minio(endpoint=found, access_key="key", secret_key="secret", secure=False).make_bucket(bucket_name="work")
+def variables():
+    with servers.moto_bucket("training") as found:
         yield found
 
 
 @pytest.fixture
-def store(address, monkeypatch, tmp_path):
+def store(variables, monkeypatch, tmp_path):
     """The environment of a stage on one machine; another one is another folder for temporary files."""
-    variables = {"S3_ENDPOINT": f"http://{address}", "S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "secret"}
-    variables["FERRY_CHECKPOINTS"] = f"s3://work/{tmp_path.name}"
-    for name, value in variables.items():
+    checkpoints_at = {"FERRY_CHECKPOINTS": f"s3://training/{tmp_path.name}"}
+    for name, value in {**variables, **checkpoints_at}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(checkpoints, "_remote", {})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "first"))
@@ -56,13 +49,13 @@ def store(address, monkeypatch, tmp_path):
 
 
 def keys(store, tmp_path):
-    return [item.key for item in store.list("work", f"{tmp_path.name}/")]
+    return [item.key for item in store.list("training", f"{tmp_path.name}/")]
 
 
 def test_the_path_is_of_this_machine_and_its_address_is_known(store, tmp_path):
     path = checkpoint_path("pretraining", {"a": 1})
     assert path.parent == tmp_path / "first" / "ferry-checkpoints"
-    assert address_of(path) == f"s3://work/{tmp_path.name}/{path.name}"
+    assert address_of(path) == f"s3://training/{tmp_path.name}/{path.name}"
     assert local_folder() is None
     assert checkpoint_path("pretraining", {"a": 2}) != path
 
@@ -117,8 +110,8 @@ def test_the_newest_one_is_there_when_the_training_has_ended(store, tmp_path):
 def test_one_that_is_here_already_is_not_fetched_and_another_key_is_not_taken(store, tmp_path):
     (tmp_path / "c.pt").write_bytes(b"here")
     (tmp_path / "other").write_bytes(b"there")
-    store.upload(tmp_path / "other", "work", f"{tmp_path.name}/c.pt.previous")
-    mirror = Mirror(f"s3://work/{tmp_path.name}/c.pt")
+    store.upload(tmp_path / "other", "training", f"{tmp_path.name}/c.pt.previous")
+    mirror = Mirror(f"s3://training/{tmp_path.name}/c.pt")
     mirror.fetch(tmp_path / "c.pt")
     assert (tmp_path / "c.pt").read_bytes() == b"here"
     mirror.fetch(tmp_path / "d.pt")
@@ -140,7 +133,7 @@ class Slow:
 
 def test_while_one_is_on_its_way_only_the_newest_waits(tmp_path):
     slow = Slow()
-    mirror = Mirror("s3://work/c.pt", slow)
+    mirror = Mirror("s3://training/c.pt", slow)
     for content in (b"one", b"two", b"three"):
         (tmp_path / "c.pt").unlink(missing_ok=True)
         (tmp_path / "c.pt").write_bytes(content)
@@ -162,7 +155,7 @@ def test_one_upload_that_fails_does_not_end_the_next(tmp_path, caplog, error):
             self.sent.append(path.read_bytes())
 
     store = Odd()
-    mirror = Mirror("s3://work/c.pt", store)
+    mirror = Mirror("s3://training/c.pt", store)
     for content in (b"one", b"two"):
         (tmp_path / "c.pt").unlink(missing_ok=True)
         (tmp_path / "c.pt").write_bytes(content)
@@ -198,9 +191,9 @@ def test_what_waits_too_long_is_said(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(module, "_LAST_SECONDS", 0.05)
     slow = Slow()
-    mirror = Mirror("s3://work/c.pt", slow)
+    mirror = Mirror("s3://training/c.pt", slow)
     (tmp_path / "c.pt").write_bytes(b"one")
     mirror.send(tmp_path / "c.pt")
     mirror.settle()
-    assert "may not have reached s3://work/c.pt" in caplog.text
+    assert "may not have reached s3://training/c.pt" in caplog.text
     slow.may.set()

@@ -28,11 +28,8 @@ EVERYTHING = ViewSpec(
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _one_thread(one_thread):
+    """Every test here."""
 
 
 def seeded(seed: int = 0) -> torch.Generator:

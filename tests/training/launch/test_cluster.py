@@ -18,7 +18,6 @@ from ferry.training.launch import cluster as module
 from ferry.training.launch.calls import Answer
 from ferry.training.launch.logs import JobLogs
 from ferry.training.launch.trainjob import TrainJob
-from minio import Minio
 
 from ... import servers, trainer
 from .test_processes import CHOICES, LONG, largest_difference, wait_for
@@ -27,26 +26,24 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def address():
-    with servers.moto() as found:
-        Minio(endpoint=found, access_key="key", secret_key="secret", secure=False).make_bucket(bucket_name="work")
+def variables():
+    with servers.moto_bucket("training") as found:
         yield found
 
 
 @pytest.fixture
-def store(address, monkeypatch):
-    variables = {"S3_ENDPOINT": f"http://{address}", "S3_ACCESS_KEY": "key", "S3_SECRET_KEY": "secret"}
+def store(variables, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     return ObjectStore(ObjectStoreConfig.from_environment(variables))
 
 
 @pytest.fixture
-def cluster(store, address, tmp_path, monkeypatch):
+def cluster(store, variables, tmp_path, monkeypatch):
     folder = tmp_path / "cluster"
     folder.mkdir()
     with trainer.running(folder) as found:
-        found.secrets = {"ferry-s3": {"access": "key", "secret": "secret"}, "ferry": {"s3": f"http://{address}"}}
+        found.secrets = {"ferry-s3": {"access": "key", "secret": "secret"}, "ferry": {"s3": variables["S3_ENDPOINT"]}}
         monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
         monkeypatch.setenv("FERRY_TRAINJOB", job().dump())
         monkeypatch.setenv("FERRY_RUN_ID", "run-7")
@@ -63,7 +60,7 @@ def job(**changes):
         nodes=2,
         processes=1,
         image="registry.example.org/ferry-cuda:1",
-        exchange="s3://work/exchange",
+        exchange="s3://training/exchange",
         requests={"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "1"},
         limits={"memory": "8Gi", "nvidia.com/gpu": "1"},
         shared_memory="2Gi",
@@ -85,11 +82,11 @@ def granted():
 
 
 def left(store):
-    return [item.key for item in store.list("work", "exchange/")]
+    return [item.key for item in store.list("training", "exchange/")]
 
 
 def test_the_object_fits_trainers_schema_and_says_what_it_should():
-    body = job().body("ferry-x", "faces", "s3://work/x", {"FERRY_RUN_ID": "r"}, {"name": "p", "uid": "1"})
+    body = job().body("ferry-x", "faces", "s3://training/x", {"FERRY_RUN_ID": "r"}, {"name": "p", "uid": "1"})
     trainer.check(body)
     assert body["metadata"]["ownerReferences"] == [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "1"}]
     spec = body["spec"]
@@ -122,7 +119,7 @@ def test_the_smallest_object_fits_too_and_what_it_is_not_told_it_does_not_say():
 
 @pytest.mark.parametrize("change", [{"spec": {"podTemplateOverrides": []}}, {"spec": {"trainer": {"numProc": 1}}}])
 def test_the_double_refuses_what_the_schema_does_not_know(change):
-    body = job().body("ferry-x", "faces", "s3://work/x", {}, None)
+    body = job().body("ferry-x", "faces", "s3://training/x", {}, None)
     body["spec"] = {**body["spec"], **change["spec"]}
     body["spec"]["trainer"] = {**job().body("x", "f", "u", {}, None)["spec"]["trainer"], **body["spec"]["trainer"]}
     with pytest.raises(ValueError, match="unknown field"):
@@ -219,14 +216,14 @@ def test_a_stage_that_is_started_again_removes_what_its_earlier_pod_left(
     cluster, store, inputs, tmp_path, record, monkeypatch
 ):
     left_one = job().body(
-        "ferry-fine-tune-old", "faces", "s3://work/exchange/ferry-fine-tune-old", {"FERRY_RUN_ID": "run-7"}, None
+        "ferry-fine-tune-old", "faces", "s3://training/exchange/ferry-fine-tune-old", {"FERRY_RUN_ID": "run-7"}, None
     )
-    of_another = job().body("ferry-fine-tune-other", "faces", "s3://work/x", {"FERRY_RUN_ID": "run-8"}, None)
+    of_another = job().body("ferry-fine-tune-other", "faces", "s3://training/x", {"FERRY_RUN_ID": "run-8"}, None)
     cluster.pending = True
     cluster.create(left_one)
     cluster.create(of_another)
     (tmp_path / "x").write_text("x")
-    store.upload(tmp_path / "x", "work", "exchange/ferry-fine-tune-old/inputs/x")
+    store.upload(tmp_path / "x", "training", "exchange/ferry-fine-tune-old/inputs/x")
     cluster.refusals["create trainjobs"] = (503, "because")
     with pytest.raises(RetryableError):
         fine_tuning_stage(inputs, tmp_path / "out", record, **CHOICES)
@@ -255,7 +252,7 @@ def test_a_machine_that_failed_ends_a_job_whose_others_wait_for_it(
         wait_for(lambda: cluster.jobs)
         (name,) = cluster.jobs
         Answer(1, "UserError", "Expected `x` to be y.").save(tmp_path)
-        store.upload(tmp_path / "answer-1.json", "work", f"exchange/{name}/answers/answer-1.json")
+        store.upload(tmp_path / "answer-1.json", "training", f"exchange/{name}/answers/answer-1.json")
 
     threading.Thread(target=answer, daemon=True).start()
     with pytest.raises(UserError, match="Expected `x` to be y"):

@@ -16,6 +16,9 @@ OptimiserName = Literal["sgd", "lars"]
 FOREVER = -1
 """Value of ``freeze_prototypes_steps`` that keeps the prototypes as they were drawn."""
 
+FIRST_WEIGHTS = ("auto", "random", "source")
+"""Words for ``init``; everything else is the folder of a saved model."""
+
 
 @dataclass(frozen=True)
 class PretrainingConfig:

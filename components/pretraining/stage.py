@@ -9,10 +9,7 @@ from typing import Any
 from ..common.stage import StageRecord
 from ..networks.trained import skip_model
 from ..training.launch import launch
-from .config import preset
-
-_WORDS = ("auto", "random", "source")
-"""First weights that are no saved model."""
+from .config import FIRST_WEIGHTS, preset
 
 
 def run_stage(
@@ -41,7 +38,7 @@ def run_stage(
         return
     config = preset(method, name, **choices)  # a wrong choice is found before processes are started
     inputs = {"target": target, "source": source}
-    if config.init not in _WORDS:
+    if config.init not in FIRST_WEIGHTS:
         inputs["init"] = config.init
     launch(pretrain_on, inputs, output, record, method=method, name=name, **choices)
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..training.runs import download_model, is_registry_uri, version_of
+from ..training.runs import download_model, is_registry_uri, name_of, version_of
 from .settings import ServeSettings, check_name
 
 if TYPE_CHECKING:
     from ..networks import SourceModel
-
-_SCHEME = "models:/"
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,8 @@ class RegistryOrigin:
         """
         from ..networks import load_source
 
-        name = _name_of(self.uri)  # by its version: the alias may have moved on since the look
-        return load_source(download_model(f"{_SCHEME}{name}/{revision.version}", self.tracking_uri))
+        name = name_of(self.uri)  # by its version: the alias may have moved on since the look
+        return load_source(download_model(f"models:/{name}/{revision.version}", self.tracking_uri))
 
 
 @dataclass(frozen=True)
@@ -160,12 +158,8 @@ def origin_of(model: str, settings: ServeSettings, tracking_uri: str = "") -> Or
         UserError: The name that follows from the address is none that an address can hold.
     """
     if is_registry_uri(model):
-        return RegistryOrigin(model, settings.name or _name_of(model), tracking_uri)
+        return RegistryOrigin(model, settings.name or name_of(model), tracking_uri)
     path = Path(model).absolute()
     name = settings.name or (path.name if path.is_dir() else path.stem)
     check_name(name, model)
     return FileOrigin(model, name, settings.trust)
-
-
-def _name_of(uri: str) -> str:
-    return uri.removeprefix(_SCHEME).partition("@")[0].partition("/")[0]

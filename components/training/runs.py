@@ -34,6 +34,7 @@ STORE_FOLDER = "mlartifacts"
 _PROBE_SECONDS = 3.0
 _WEIGHTS, _INFO = "model.safetensors", "model.json"
 _EXPERIMENT = "ferry"
+_SCHEME = "models:/"
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 # MLflow's own defaults, 7 retries of 120 s each, would hold a stage for a quarter of an hour.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
@@ -222,7 +223,7 @@ def close_run(uri: str, run_id: str, success: bool) -> None:
 
 def is_registry_uri(text: str) -> bool:
     """Tells whether a text names a model of the MLflow registry, as in ``models:/NAME@champion``."""
-    return text.startswith("models:/")
+    return text.startswith(_SCHEME)
 
 
 def version_of(uri: str, tracking_uri: str = "") -> str:
@@ -304,6 +305,15 @@ def pages(search: Any, **filters: Any) -> Iterator[Any]:
         token = page.token
         if not token:
             return
+
+
+def name_of(uri: str) -> str:
+    """Returns the name in a registered model's address, such as ``models:/NAME@champion``.
+
+    Args:
+        uri: The address; one that is none gives what stands where the name would.
+    """
+    return uri.removeprefix(_SCHEME).partition("@")[0].partition("/")[0]
 
 
 def _parts(uri: str) -> tuple[str, str, str]:

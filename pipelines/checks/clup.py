@@ -95,15 +95,15 @@ def least_faces(values: Mapping[str, Any]) -> int:
 
 def _check_pretraining(values: Mapping[str, Any]) -> None:
     from ...common.errors import closest, expected
-    from ...pretraining.config import preset
+    from ...pretraining.config import FIRST_WEIGHTS, preset
 
     if values["pretraining"] != "none":
         fields = ("init", "epochs", "batch_size", "prototypes", "learning_rate")
         changes = {name: values[f"pretraining_{name}"] for name in fields}
         preset(values["pretraining"], values["pretraining_preset"], **changes)
-        init, words = values["pretraining_init"], ("auto", "random", "source")
-        if init not in (*words, "") and not (Path(init) / "model.json").is_file():
-            fix = closest(init, words).strip() or "Check the path."
+        init = values["pretraining_init"]
+        if init not in (*FIRST_WEIGHTS, "") and not (Path(init) / "model.json").is_file():
+            fix = closest(init, FIRST_WEIGHTS).strip() or "Check the path."
             raise expected("pretraining_init", "auto, random, source or the folder of a saved model", init, fix)
     elif values["finetuning_start"] == "pretrained":
         fix = "Pass -p finetuning_start=source, adabn or scratch, or choose a pretraining."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .output import JsonOption, print_json, print_table, say
-from .run import ChoicesOption, NameArgument, PairsOption, pairs
+from .run import ChoicesOption, NameArgument, PairsOption, compiled, pairs
 
 if TYPE_CHECKING:
     from ..catalogue import PipelineInfo
@@ -151,18 +151,13 @@ def _uploaded(
     pipeline: str, parameter: list[str] | None, profile: Path | None, choices: bool, endpoint: str, namespace: str
 ) -> tuple[PipelineInfo, dict[str, Any], Kubeflow, Uploaded]:
     """Checks everything that can be checked here, and makes sure that the pipeline is in Kubeflow."""
-    from ..catalogue import checked_parameters, compile_pipeline, find, stages
-    from ..cluster.advice import advice
+    from ..catalogue import checked_parameters, find
     from ..cluster.kubeflow import Address, Kubeflow, check_places
-    from ..cluster.profile import load_profile
 
     info = find(pipeline)
     values = checked_parameters(info, pairs(parameter or []))
     check_places(info, values)
-    given = None if profile is None else load_profile(profile)
-    text = compile_pipeline(info, given, choices=choices)
-    for sentence in advice(given, stages(info)):
-        say(f"note: {sentence}")
+    text = compiled(info, profile, choices)
     kubeflow = Kubeflow(Address.from_environment(endpoint, namespace))
     uploaded = kubeflow.upload(f"ferry-{info.name}", text)
     say(f"Pipeline ferry-{info.name}, version {uploaded.name}{' (uploaded)' if uploaded.fresh else ''}.")

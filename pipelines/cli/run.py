@@ -16,6 +16,7 @@ from ...common.errors import FerryError, disk_errors, expected
 from .output import HomeOption, JsonOption, metrics_table, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from ..catalogue import PipelineInfo
     from ..runner import Home, RunRecord, RunResult
 
 PairsOption = Annotated[
@@ -232,16 +233,23 @@ def compile_(
 ) -> None:
     """Compile a pipeline to YAML for Kubeflow."""
     from ...common.files import write_text
-    from ..catalogue import compile_pipeline, find, stages
+    from ..catalogue import find
+
+    write_text(output, compiled(find(pipeline), profile, choices))
+    say(f"Wrote {output}.")
+
+
+def compiled(pipeline: PipelineInfo, profile: Path | None, choices: bool) -> str:
+    """Returns a pipeline compiled with a profile, after saying what should be known of it."""
+    from ..catalogue import compile_pipeline, stages
     from ..cluster.advice import advice
     from ..cluster.profile import load_profile
 
-    info = find(pipeline)
     given = None if profile is None else load_profile(profile)
-    write_text(output, compile_pipeline(info, given, choices=choices))
-    say(f"Wrote {output}.")
-    for sentence in advice(given, stages(info)):
+    text = compile_pipeline(pipeline, given, choices=choices)
+    for sentence in advice(given, stages(pipeline)):
         say(f"note: {sentence}")
+    return text
 
 
 def runs(home: HomeOption = None, json: JsonOption = False) -> None:

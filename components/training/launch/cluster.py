@@ -13,7 +13,7 @@ from ...common.errors import FerryError, Interrupted, RetryableError
 from ...common.stage import StageRecord
 from .calls import Call, answers, has_cause, settle
 from .exchange import Exchange
-from .kubernetes import Cluster
+from .kubernetes import Cluster, Gone
 from .logs import JobLogs
 from .trainjob import RUN_LABEL, TrainJob
 
@@ -122,8 +122,10 @@ def _follow(cluster: Cluster, exchange: Exchange, folder: Path, name: str) -> tu
                     said = said or (now if has_cause(answers(folder)) else 0.0)
                 if said and now - said > _AFTER_A_FAILURE:
                     return False, "a machine failed, and the others waited for it"
-            except RetryableError as error:
-                if cluster.is_gone(error) or now - reached > _PATIENCE_SECONDS:
+            except Gone:
+                raise
+            except RetryableError:
+                if now - reached > _PATIENCE_SECONDS:
                     raise
             time.sleep(_LOOK_EVERY)
 

@@ -100,7 +100,8 @@ class Cluster:
             name: Its name.
 
         Raises:
-            RetryableError: It is gone, or the cluster does not answer.
+            Gone: Somebody removed it.
+            RetryableError: The cluster does not answer.
             UserError: The right is missing.
         """
         with self._translated("get", 0):
@@ -110,14 +111,6 @@ class Cluster:
                 said = f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
                 return True, "" if condition["type"] == "Complete" else said or "Failed"
         return False, ""
-
-    def is_gone(self, error: Exception) -> bool:
-        """Tells whether an error of :meth:`state` means that the job was removed.
-
-        Args:
-            error: The error.
-        """
-        return isinstance(error, _Gone)
 
     def delete(self, name: str, seconds: float = 0.0) -> None:
         """Removes a TrainJob with its pods; one that is gone is no error.
@@ -133,7 +126,7 @@ class Cluster:
             with self._translated("delete", 0):
                 named = {"name": name, "propagation_policy": "Foreground", "_request_timeout": _TIMEOUT}
                 self._objects.delete_namespaced_custom_object(**self._where(), **named)
-        except _Gone:
+        except Gone:
             pass
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.pods(name):
@@ -211,14 +204,14 @@ class Cluster:
             fix = f"Install Kubeflow Trainer 2.2 or newer ({GROUP}/{VERSION}), or remove nodes from the profile."
             return expected("nodes", "1 on a cluster without Kubeflow Trainer", nodes, fix)
         if error.status == 404:
-            return _Gone(f"Expected `{what}` to stay to its end, but got '{said}'. Somebody removed it; run it again.")
+            return Gone(f"Expected `{what}` to stay to its end, but got '{said}'. Somebody removed it; run it again.")
         if error.status in (400, 409, 422) or refused:
             fix = "Correct the profile; `kubectl get clustertrainingruntimes` lists the runtimes."
             return UserError(str(expected("TrainJob", "one that the cluster accepts", said, fix)))
         return RetryableError(f"Expected `Kubernetes` to answer, but got '{said}' ({error.status}). Run it again.")
 
 
-class _Gone(RetryableError):
+class Gone(RetryableError):
     """What was asked for is not there."""
 
 

@@ -38,7 +38,6 @@ def run_here(call: Call, processes: int, record: StageRecord) -> None:
     with tempfile.TemporaryDirectory(prefix="ferry-launch-") as folder:
         call.save(Path(folder))
         found = torchrun(Path(folder), [*_ALONE, "--nproc-per-node", str(processes)], processes)
-        note_paths(path for answer in found for path in answer.checkpoints)
         settle(found, processes, record)
 
 
@@ -64,14 +63,19 @@ def torchrun(folder: Path, options: list[str], processes: int) -> list[Answer]:
         process.wait()
     except KeyboardInterrupt:
         _stop(process, folder)
-        found = answers(folder)
-        note_paths(path for answer in found for path in answer.checkpoints)
-        said = next((answer.message for answer in found if answer.kind == Interrupted.__name__), "")
+        said = next((answer.message for answer in _answered(folder) if answer.kind == Interrupted.__name__), "")
         raise Interrupted(said or "The training was interrupted; run the same command again.") from None
     except BaseException:
         _stop(process, folder)
         raise
-    return answers(folder)
+    return _answered(folder)
+
+
+def _answered(folder: Path) -> list[Answer]:
+    """Returns the answers, and notes the checkpoints that they name for whoever tidies up."""
+    found = answers(folder)
+    note_paths(path for answer in found for path in answer.checkpoints)
+    return found
 
 
 def _environment(given: Mapping[str, str], processes: int) -> dict[str, str]:
